@@ -1,0 +1,6 @@
+//! cli
+
+/// The command.
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

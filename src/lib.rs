@@ -1,0 +1,17 @@
+//! Porter: push and relay for the doors of residential communities.
+//!
+//! The modules in reading order; a later one may use an earlier one, never the other way (ARCHITECTURE.md).
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout))]
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod hub;
+pub mod limits;
+pub mod names;
+pub mod protocol;
+pub mod runtime;
+pub mod server;
+pub mod store;
+pub mod token;

@@ -1,0 +1,125 @@
+//! Every bound that is not a setting, each with its unit and its reason, and the shape of those that are.
+//!
+//! The defaults of the settings stand in `config.toml` and nowhere else.
+
+use std::time::Duration;
+
+/// Bytes of an alias, a topic, a room, a user or a label (Protocol §1).
+pub const NAME_BYTES_MAX: usize = 128;
+/// Names that one frame may list in `topic` or `alias` (Protocol §4).
+pub const NAMES_PER_FRAME_MAX: usize = 1_000;
+/// Bytes of the JSON text of `info` (Protocol §2).
+pub const INFO_BYTES_MAX: usize = 1 << 10;
+/// Bytes of `opts.id` (Protocol §4).
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+/// Bytes of the JSON text of `num`. The protocol names no bound; a correlation value is a number or a time stamp.
+pub const NUM_BYTES_MAX: usize = 1 << 10;
+/// Bytes of `reason` in a door's result: it is shown to a person and kept in the door log.
+pub const REASON_BYTES_MAX: usize = 1 << 10;
+/// Longest `time_to_live`, in seconds: 30 days (Protocol §4).
+pub const TIME_TO_LIVE_MAX_S: u32 = 2_592_000;
+/// `time_to_live` where none is given, in seconds: 5 days (Protocol §4).
+pub const TIME_TO_LIVE_DEFAULT_S: u32 = 432_000;
+/// Frames in one batch of a link: so links take turns in the hub (Design §6).
+pub const BATCH_FRAMES_MAX: usize = 64;
+/// Bytes of the frames of one batch, or one larger frame (Design §6).
+pub const BATCH_BYTES_MAX: usize = 64 << 10;
+/// Deliveries after which a turn of the hub ends, so that a large fan-out does not hold up a door (Design §6).
+pub const DELIVERIES_PER_TURN_MAX: usize = 1_024;
+/// Publishes of one link without an answer; over it the link is not read (Design §6).
+pub const UNANSWERED_PER_LINK_MAX: usize = 1_024;
+/// Deliveries in one page of a pull or of a catch-up (Protocol §5).
+pub const PAGE_DELIVERIES_MAX: usize = 100;
+/// Bytes of bodies in one page, or one larger body (Protocol §5).
+pub const PAGE_BYTES_MAX: usize = 256 << 10;
+/// Pages that are being read from the store at once (Design §6).
+pub const PAGES_IN_FLIGHT_MAX: usize = 16;
+/// Sessions that one alias may have at once: a family's phones (Protocol §1).
+pub const SESSIONS_PER_ALIAS_MAX: usize = 8;
+/// Door rooms that one link may join (Protocol §7).
+pub const ROOMS_PER_LINK_MAX: usize = 64;
+/// Door frames that may wait for one link (Protocol §5).
+pub const DOOR_FRAMES_QUEUED_MAX: usize = 64;
+/// Openings waiting for a result at once; over it the oldest is answered `no_answer`. Each lives at most 3 s.
+pub const OPENINGS_PENDING_MAX: usize = 10_000;
+/// Entries of the door log that wait in memory while the disk is down (Protocol §7).
+pub const DOOR_LOG_WAITING_MAX: usize = 10_000;
+/// Rows in one transaction (Design §6).
+pub const TRANSACTION_ROWS_MAX: usize = 4_096;
+/// Bytes of bodies in one transaction (Design §6).
+pub const TRANSACTION_BYTES_MAX: usize = 8 << 20;
+/// Bytes of bodies that may wait for their commit; over it a publish is `unavailable` at once (Design §6).
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+/// Size of the file `reserve`: what lets deletions be written on a full disk (Design §6).
+pub const RESERVE_BYTES: u64 = 64 << 20;
+/// Hits of `opts.id` that are remembered, the oldest forgotten first (Protocol §4).
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
+/// Messages whose delivery report is kept (Protocol §10).
+pub const REPORTS_MAX: usize = 100_000;
+/// Messages with time_to_live 0 that are remembered for their acknowledgements (Protocol §4 bounds their time, this their number).
+pub const LIVE_ONLY_REMEMBERED_MAX: usize = 100_000;
+/// Bytes of an HTTP head (G1).
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 << 10;
+/// Headers of an HTTP head (G1).
+pub const HTTP_HEADERS_MAX: usize = 64;
+
+/// An opening that is older than this is never handed on (Protocol §7).
+pub const OPENING_AGE_MAX: Duration = Duration::from_secs(5);
+/// How long a door may take to answer an opening (Protocol §7).
+pub const DOOR_ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// How long a register, unregister or pull may hold its link while it waits for the disk (Protocol §6).
+pub const DISK_HOLD_MAX: Duration = Duration::from_secs(1);
+/// How long a publish waits for its commit before it is answered `unavailable` (Protocol §4).
+pub const COMMIT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Shortest grace before a message whose receivers are all online goes to the store (Design §6).
+pub const GRACE_MIN: Duration = Duration::from_millis(2);
+/// Longest grace (Design §6).
+pub const GRACE_MAX: Duration = Duration::from_millis(50);
+/// How long a message with time_to_live 0 is remembered (Protocol §4).
+pub const LIVE_ONLY_REMEMBERED: Duration = Duration::from_secs(60);
+/// How long `opts.id` is remembered (Protocol §4).
+pub const IDEMPOTENCY_KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a delivery report is kept (Protocol §10).
+pub const REPORT_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// An alias without a session for so long is forgotten with its subscriptions (Protocol §4).
+pub const ALIAS_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+/// How long entries of the door log are kept (Protocol §7).
+pub const DOOR_LOG_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+/// A TCP connection must bind, publish or join a door room within this time (Protocol §3).
+pub const BIND_WAIT: Duration = Duration::from_secs(30);
+/// From accepting SIGTERM to the end of the process (G14, and the command line's promise).
+pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+/// The bounds that are settings: the keys below `limits.` and a few beside them. Defaults: `config.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Wire bytes of one frame, escapes included.
+    pub frame: usize,
+    /// Bytes that may wait for one link before its session goes to catch-up.
+    pub outbox: usize,
+    /// Bytes that may wait for all links together.
+    pub outbox_total: usize,
+    /// Deliveries waiting for one alias; over it the oldest is dropped.
+    pub deliveries_per_alias: usize,
+    /// Deliveries waiting in all; over it a publish with an offline receiver is refused.
+    pub deliveries: usize,
+    /// Bytes of the bodies waiting in all.
+    pub bodies: u64,
+    /// Known aliases.
+    pub aliases: usize,
+    /// Topics of one alias.
+    pub topics_per_alias: usize,
+    /// Publishes a second of one publisher; 0: any number.
+    pub publish_rate: u32,
+    /// Connections on all ports together.
+    pub connections: usize,
+    /// Connections of one address, loopback exempt.
+    pub connections_per_address: usize,
+    /// A TCP connection silent for so long is closed.
+    pub tcp_idle: Duration,
+}
+
+const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX);
+const _: () = assert!(TRANSACTION_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(GRACE_MIN.as_millis() < GRACE_MAX.as_millis());
+const _: () = assert!(DOOR_ANSWER_WAIT.as_secs() < OPENING_AGE_MAX.as_secs());

@@ -1,0 +1,6 @@
+//! The `porter` command.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    porter::cli::main()
+}

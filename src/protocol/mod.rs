@@ -1,0 +1,8 @@
+//! Bytes to values and back: pure functions, no `async`, no clock, no log, no globals.
+
+pub mod decode;
+pub mod encode;
+pub mod frame;
+pub mod http;
+pub mod line;
+pub mod refusal;
