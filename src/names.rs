@@ -18,6 +18,8 @@ pub enum BadName {
     TooLong,
     /// The text has a control character (C0, DEL or C1).
     Control,
+    /// The text has a `|`, which separates the fields of a token's plaintext; only a label may not have it.
+    Pipe,
 }
 
 impl fmt::Display for BadName {
@@ -26,6 +28,7 @@ impl fmt::Display for BadName {
             BadName::Empty => f.write_str("must not be empty"),
             BadName::TooLong => write!(f, "must not exceed {NAME_BYTES_MAX} bytes"),
             BadName::Control => f.write_str("must not contain control characters"),
+            BadName::Pipe => f.write_str("must not contain '|'"),
         }
     }
 }
@@ -41,7 +44,7 @@ fn check(text: &str) -> Result<(), BadName> {
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, may_be_empty: $may_be_empty:literal) => {
+    ($(#[$doc:meta])* $name:ident, may_be_empty: $may_be_empty:literal $(, no_pipe: $pipe:literal)?) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -53,6 +56,9 @@ macro_rules! name {
                     return Err(BadName::Empty);
                 }
                 check(text)?;
+                $(if text.contains($pipe) {
+                    return Err(BadName::Pipe);
+                })?
                 Ok(Self(text.into()))
             }
 
@@ -92,6 +98,10 @@ name! {
 name! {
     /// Who speaks in a door room: the U of frames 8, 9 and 10. It may be empty.
     UserName, may_be_empty: true
+}
+name! {
+    /// Whom a token was given to, for revoking it and for the door log (Protocol §11). It has no `|`.
+    Label, may_be_empty: false, no_pipe: '|'
 }
 
 /// The number of one message: it only grows, also across restarts. On the wire a string of decimal digits.
@@ -193,6 +203,14 @@ mod tests {
         for bad in ["a\nb", "\0", "a\u{7f}", "\u{85}"] {
             assert_eq!(Alias::new(bad), Err(BadName::Control), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_label_is_a_name_without_the_separator() {
+        assert_eq!(Label::new("a|b"), Err(BadName::Pipe));
+        assert_eq!(Label::new(""), Err(BadName::Empty));
+        assert_eq!(Label::new("三号楼门禁").map(|l| l.as_str().to_owned()), Ok("三号楼门禁".to_owned()));
+        assert!(Alias::new("a|b").is_ok());
     }
 
     #[test]
