@@ -1,1 +1,5 @@
 //! runtime
+
+pub mod clock;
+pub mod keyring;
+pub mod logger;
