@@ -1,3 +1,359 @@
 //! Who is here, who is owed what, who may do what: pure, single-threaded, told the time.
+//!
+//! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
+//! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
+//! `pending`, `gather`, `keys`, `live_only`, `presence`); *flows* are what the [`Hub`], who alone sees all parts, does with them
+//! (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
+pub mod access;
+mod aliases;
+mod catch_up;
+mod commits;
+mod deliveries;
+mod door;
+pub mod effects;
+pub mod gather;
+mod hash;
+mod keys;
+pub mod links;
+mod live_only;
+mod pending;
+mod presence;
+mod publish;
+mod rate;
+pub mod restore;
+mod sessions;
+pub mod status;
 pub mod storage;
+mod timers;
+mod waiting;
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::hub::access::Openers;
+use crate::hub::aliases::Aliases;
+use crate::hub::catch_up::Pages;
+use crate::hub::door::Doors;
+use crate::hub::effects::{Closing, Effect, Effects};
+use crate::hub::gather::Gather;
+use crate::hub::keys::Keys;
+use crate::hub::links::{Link, Links, Opening};
+use crate::hub::live_only::LiveOnly;
+use crate::hub::pending::Pendings;
+use crate::hub::presence::Presence;
+use crate::hub::publish::FanOut;
+use crate::hub::rate::Rates;
+use crate::hub::status::Counters;
+use crate::hub::storage::{Outcome, Trouble};
+use crate::hub::timers::Timers;
+use crate::hub::waiting::Waiting;
+use crate::limits::{Limits, UNANSWERED_PER_LINK_MAX};
+use crate::names::{LinkId, Mid, Transport};
+use crate::protocol::frame::{Body, Message, Num, Reply, Request};
+use crate::protocol::refusal::{Code, Refusal};
+
+/// The three clocks, read together (Protocol §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Monotonic, µs since the process began.
+    pub mono: u64,
+    /// Service time, ms: rules lifetimes.
+    pub service: u64,
+    /// Wall clock, ms since 1970: `ts`, `at`, logs and token expiry.
+    pub wall: u64,
+}
+
+/// What the hub is told.
+#[derive(Debug)]
+pub enum Input {
+    /// A batch of frames of one link, in order. The link hands over the next after [`Effect::Ready`].
+    Frames {
+        /// Which link.
+        link: LinkId,
+        /// At most [`crate::limits::BATCH_FRAMES_MAX`].
+        frames: Vec<Request>,
+        /// When they were read: monotonic, µs.
+        at: u64,
+    },
+    /// The link is gone.
+    Gone(LinkId),
+    /// The outbox of the link is full: this push was not taken, nor any after it.
+    Congested {
+        /// Which link.
+        link: LinkId,
+        /// The first message not taken.
+        from: Mid,
+    },
+    /// A congested outbox has room again.
+    Drained(LinkId),
+    /// What became of a batch.
+    Stored {
+        /// Which batch.
+        number: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// A page that was asked for.
+    Page {
+        /// Which.
+        ticket: u64,
+        /// In the order asked; what has no row is absent.
+        messages: Result<Vec<Arc<Message>>, Trouble>,
+    },
+    /// A new block of mids is reserved; its first. `None`: it could not be written.
+    Block(Option<Mid>),
+}
+
+/// What the hub decides by, from the configuration.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The bounds.
+    pub limits: Limits,
+    /// Who may open doors.
+    pub openers: Openers,
+}
+
+/// The owner of all state. See the module's text.
+#[derive(Debug)]
+pub struct Hub {
+    options: Options,
+    now: Now,
+    links: Links,
+    aliases: Aliases,
+    waiting: Waiting,
+    pending: Pendings,
+    gather: Gather,
+    keys: Keys,
+    live_only: LiveOnly,
+    pages: Pages,
+    doors: Doors,
+    presence: Presence,
+    rates: Rates,
+    timers: Timers,
+    mids: MidBlock,
+    /// Deliveries that have not ended, and the bytes of their bodies.
+    deliveries: usize,
+    bodies: u64,
+    /// A publish that is handed out in slices; all but acknowledgements and door frames waits for its end.
+    fan_out: Option<FanOut>,
+    /// Links whose frames wait for that.
+    deferred: VecDeque<LinkId>,
+    counters: Counters,
+}
+
+/// The block of mids that is being given out (Design §6, mids).
+#[derive(Debug, Clone, Copy)]
+struct MidBlock {
+    next: u64,
+    end: u64,
+    /// The first mid of the block after it, once reserved.
+    following: Option<u64>,
+    asked: bool,
+}
+
+/// Mids in a block.
+pub const MIDS_PER_BLOCK: u64 = 1 << 40;
+
+impl Hub {
+    /// A hub that knows nobody and gives out mids from `first_mid` on, to the end of that mid's block.
+    #[must_use]
+    pub fn new(options: Options, first_mid: Mid) -> Hub {
+        let next = first_mid.number().max(1);
+        Hub {
+            now: Now::default(),
+            links: Links::default(),
+            aliases: Aliases::new(),
+            waiting: Waiting::default(),
+            pending: Pendings::new(),
+            gather: Gather::new(),
+            keys: Keys::new(),
+            live_only: LiveOnly::default(),
+            pages: Pages::default(),
+            doors: Doors::default(),
+            presence: Presence::default(),
+            rates: Rates::new(options.limits.publish_rate),
+            timers: Timers::default(),
+            mids: MidBlock { next, end: (next / MIDS_PER_BLOCK + 1) * MIDS_PER_BLOCK, following: None, asked: false },
+            deliveries: 0,
+            bodies: 0,
+            fan_out: None,
+            deferred: VecDeque::new(),
+            counters: Counters::default(),
+            options,
+        }
+    }
+
+    /// A new link. It may hand over its first batch at once.
+    pub fn open(&mut self, now: Now, opening: Opening) -> LinkId {
+        self.now = now;
+        self.links.open(opening, now.mono)
+    }
+
+    /// Acts on one input.
+    pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        self.now = now;
+        match input {
+            Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
+            Input::Gone(link) => self.end_link(link, fx),
+            Input::Congested { link, from } => self.congested(link, from),
+            Input::Drained(link) => self.drained(link, fx),
+            Input::Stored { number, outcome } => self.stored(number, outcome, fx),
+            Input::Page { ticket, messages } => self.page(ticket, messages, fx),
+            Input::Block(first) => self.mids.give(first),
+        }
+    }
+
+    /// Whether [`Hub::proceed`] has something to do at once.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.fan_out.is_some() || !self.deferred.is_empty() || self.pages.has_ready()
+    }
+
+    /// Goes on with work that was cut into slices: one slice.
+    pub fn proceed(&mut self, now: Now, fx: &mut Effects) {
+        self.now = now;
+        if self.fan_out.is_some() {
+            self.fan_out_slice(fx);
+        } else if let Some(link) = self.deferred.pop_front() {
+            self.run_backlog(link, fx);
+        } else {
+            self.advance_ready(fx);
+        }
+    }
+
+    fn take_batch(&mut self, id: LinkId, frames: Vec<Request>, at: u64, fx: &mut Effects) {
+        let now = self.now.mono;
+        let Some(link) = self.links.find_mut(id) else { return };
+        link.heard = now;
+        link.batch_at = at;
+        link.owes_ready = true;
+        if link.backlog.is_empty() && link.hold.is_none() {
+            self.run_frames(id, &mut frames.into_iter(), fx);
+        } else {
+            link.backlog.extend(frames);
+        }
+    }
+
+    /// Acts on frames until one holds the link; the rest goes to its backlog.
+    fn run_frames(&mut self, id: LinkId, frames: &mut std::vec::IntoIter<Request>, fx: &mut Effects) {
+        while let Some(request) = frames.next() {
+            let Some(link) = self.links.find_mut(id) else { return };
+            if link.hold.is_some() || (self.fan_out.is_some() && !runs_between_slices(&request.body)) {
+                if link.hold.is_none() {
+                    self.deferred.push_back(id);
+                }
+                link.backlog.push_back(request);
+                link.backlog.extend(frames);
+                return;
+            }
+            self.frame(id, request, fx);
+        }
+        self.batch_done(id, fx);
+    }
+
+    /// Goes on with the frames that a link had to hold back.
+    fn run_backlog(&mut self, id: LinkId, fx: &mut Effects) {
+        let Some(link) = self.links.find_mut(id) else { return };
+        if link.hold.is_some() {
+            return;
+        }
+        let frames: Vec<Request> = std::mem::take(&mut link.backlog).into();
+        self.run_frames(id, &mut frames.into_iter(), fx);
+    }
+
+    /// The batch is done: the link may hand over the next, unless too many publishes wait or its replies do.
+    fn batch_done(&mut self, id: LinkId, fx: &mut Effects) {
+        let Some(link) = self.links.find_mut(id) else { return };
+        let idle = link.hold.is_none() && link.backlog.is_empty();
+        if link.owes_ready && idle && (link.unanswered as usize) < UNANSWERED_PER_LINK_MAX {
+            link.owes_ready = false;
+            fx.list.push(Effect::Ready(id));
+        }
+    }
+
+    fn frame(&mut self, id: LinkId, request: Request, fx: &mut Effects) {
+        let num = request.num;
+        let refused = match request.body {
+            Body::Acknowledge { alias, mids } => self.acknowledge(id, alias.as_ref(), &mids, fx),
+            Body::Bind { kind, alias, extended } => self.bind_frame(id, kind, alias.as_ref(), extended, num.clone(), fx),
+            Body::Publish(publish) => self.publish(id, *publish, num.clone(), fx),
+            Body::Door(frame) => self.door_frame(id, *frame, num.clone(), fx),
+            Body::DoorAnswer(answer) => self.door_answer(id, &answer, fx),
+            Body::Pull { alias } => self.pull(id, alias.as_ref(), num.clone(), fx),
+            Body::Register { alias, topics, info } => self.register(id, alias.as_ref(), &topics, info, num.clone(), fx),
+            Body::Unregister { alias, topics } => self.unregister(id, alias.as_ref(), &topics, num.clone(), fx),
+            Body::GetTopic { alias } => self.topics(id, alias.as_ref(), num.clone(), fx),
+            Body::ServerInfo => {
+                fx.reply(id, Reply::ServerInfo { counts: self.room_counts(), num: num.clone() });
+                Ok(())
+            }
+            Body::Refused(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = refused {
+            self.refuse(id, refusal, num, fx);
+        }
+    }
+
+    /// Answers with an error; two of them also end a TCP link (Protocol §2).
+    fn refuse(&mut self, id: LinkId, refusal: Refusal, num: Option<Num>, fx: &mut Effects) {
+        self.counters.count_refusal(refusal.code);
+        fx.reply(id, Reply::Error { refusal, num });
+        let Some(link) = self.links.find(id) else { return };
+        match refusal.code {
+            Code::BadToken if link.transport != Transport::Rest => self.close(id, Closing::BadToken, fx),
+            Code::TooLarge if link.transport == Transport::Tcp => self.close(id, Closing::TooLarge, fx),
+            _ => {}
+        }
+    }
+
+    /// Ends a link of our own accord.
+    fn close(&mut self, id: LinkId, why: Closing, fx: &mut Effects) {
+        self.end_link(id, fx);
+        fx.list.push(Effect::Close(id, why));
+    }
+
+    fn link(&self, id: LinkId) -> Option<&Link> {
+        self.links.find(id)
+    }
+
+    /// The next mid; asks for a new block at three quarters of this one. `None`: both are used up.
+    fn next_mid(&mut self, fx: &mut Effects) -> Option<Mid> {
+        let block = &mut self.mids;
+        if block.next >= block.end {
+            block.next = block.following.take()?;
+            block.end = block.next + MIDS_PER_BLOCK;
+            block.asked = false;
+        }
+        let mid = Mid::new(block.next);
+        block.next += 1;
+        if block.end - block.next < MIDS_PER_BLOCK / 4 && !block.asked && block.following.is_none() {
+            block.asked = true;
+            fx.list.push(Effect::TakeBlock);
+        }
+        Some(mid)
+    }
+}
+
+impl MidBlock {
+    fn give(&mut self, first: Option<Mid>) {
+        self.following = first.map(Mid::number);
+        self.asked = false;
+    }
+}
+
+/// Between the slices of a fan-out run only acknowledgements and the door lane (Design §6).
+fn runs_between_slices(body: &Body) -> bool {
+    matches!(body, Body::Acknowledge { .. } | Body::Door(_) | Body::DoorAnswer(_) | Body::Refused(_))
+}
+
+/// Whether a batch goes to the door lane: it holds an 8, -8, 9 or 10 (Design §6).
+#[must_use]
+pub fn takes_door_lane(frames: &[Request]) -> bool {
+    frames.iter().any(|request| matches!(request.body, Body::Door(_) | Body::DoorAnswer(_)))
+}

@@ -158,8 +158,22 @@ pub enum Change {
         /// The line.
         line: ReportLine,
     },
-    /// Forget the reports of messages below that mid.
-    ForgetReportsBelow(Mid),
+    /// The message has ended for all who were still owed it: set every line that says `waiting`.
+    CloseReport {
+        /// Which message.
+        mid: Mid,
+        /// How it ended.
+        state: DeliveryState,
+        /// When: wall clock, ms.
+        at: u64,
+    },
+    /// Forget the reports of messages published before that wall clock time, ms, and all but the newest `keep` messages'.
+    ForgetReports {
+        /// Wall clock, ms.
+        before: u64,
+        /// How many messages' reports stay at most.
+        keep: usize,
+    },
     /// Add an entry to the door log.
     LogDoor(DoorEntry),
     /// Set the result of an entry.
@@ -186,7 +200,7 @@ impl Change {
                 | Change::ForgetAlias(_)
                 | Change::Unsubscribe(..)
                 | Change::ForgetKeysBefore { .. }
-                | Change::ForgetReportsBelow(_)
+                | Change::ForgetReports { .. }
                 | Change::ForgetDoorLogBefore(_)
         )
     }

@@ -1,0 +1,281 @@
+//! The table of known aliases and the topics they subscribe to, both ways. It knows no link beyond its id.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::hub::storage::{AliasId, AliasRecord};
+use crate::names::{Alias, LinkId, Mid, Topic, Transport};
+
+/// Place of an alias in the table; valid while the alias is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct AliasKey(u32);
+
+/// Place of a topic in the table; valid while somebody subscribes to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct TopicKey(u32);
+
+/// What is known of one alias.
+#[derive(Debug)]
+pub(super) struct AliasEntry {
+    pub name: Alias,
+    /// Its number in the store; given when something of it is to be stored.
+    pub id: Option<AliasId>,
+    /// Its row is committed.
+    pub saved: bool,
+    /// The last transaction that carried its row.
+    pub in_batch: u64,
+    /// Wall clock, ms.
+    pub first_seen: u64,
+    /// Wall clock, ms.
+    pub last_seen: u64,
+    /// Service time, ms.
+    pub last_seen_service: u64,
+    /// `last_seen_service` as last sent to the store.
+    pub saved_seen: u64,
+    pub transport: Option<Transport>,
+    pub info: Option<Box<str>>,
+    /// At most eight, in the order they came.
+    pub sessions: Vec<LinkId>,
+    /// Sorted.
+    pub topics: Vec<TopicKey>,
+    /// The mids it is owed, ascending. Mids that have ended for all (expiry, recall) may linger: see `owed.rs`.
+    pub owed: VecDeque<Mid>,
+    /// The highest mid that was pushed to any of its sessions: what comes again below is a repeat.
+    pub pushed: Mid,
+}
+
+impl AliasEntry {
+    fn new(name: Alias, wall: u64, service: u64) -> AliasEntry {
+        AliasEntry {
+            name,
+            id: None,
+            saved: false,
+            in_batch: 0,
+            first_seen: wall,
+            last_seen: wall,
+            last_seen_service: service,
+            saved_seen: 0,
+            transport: None,
+            info: None,
+            sessions: Vec::new(),
+            topics: Vec::new(),
+            owed: VecDeque::new(),
+            pushed: Mid::ZERO,
+        }
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
+    /// Nothing is known of it that would be missed.
+    pub(super) fn is_forgettable(&self) -> bool {
+        self.sessions.is_empty() && self.topics.is_empty() && self.owed.is_empty() && self.info.is_none()
+    }
+
+    /// What the store keeps of it; `None` while it has no number.
+    pub(super) fn record(&self) -> Option<AliasRecord> {
+        Some(AliasRecord {
+            id: self.id?,
+            name: self.name.clone(),
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            last_seen_service: self.last_seen_service,
+            transport: self.transport,
+            info: self.info.clone(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct TopicEntry {
+    name: Topic,
+    /// Sorted.
+    subscribers: Vec<AliasKey>,
+}
+
+/// All known aliases.
+#[derive(Debug)]
+pub(super) struct Aliases {
+    entries: Vec<Option<Box<AliasEntry>>>,
+    free: Vec<u32>,
+    by_name: HashMap<Alias, AliasKey>,
+    topics: Vec<Option<TopicEntry>>,
+    free_topics: Vec<u32>,
+    topics_by_name: HashMap<Topic, TopicKey>,
+    next_id: AliasId,
+}
+
+impl Aliases {
+    pub(super) fn new() -> Aliases {
+        Aliases {
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_name: HashMap::new(),
+            topics: Vec::new(),
+            free_topics: Vec::new(),
+            topics_by_name: HashMap::new(),
+            next_id: AliasId(1),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// How many places the table has: a walk in slices goes over `0..places()`.
+    pub(super) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The key at that place, if an alias stands there.
+    pub(super) fn at_place(&self, place: usize) -> Option<AliasKey> {
+        self.entries.get(place)?.as_ref()?;
+        u32::try_from(place).ok().map(AliasKey)
+    }
+
+    pub(super) fn next_id(&self) -> AliasId {
+        self.next_id
+    }
+
+    pub(super) fn restore_next_id(&mut self, id: AliasId) {
+        self.next_id = self.next_id.max(id);
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<AliasKey> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Adds an alias that is not known yet.
+    pub(super) fn add(&mut self, name: &Alias, wall: u64, service: u64) -> AliasKey {
+        let entry = Some(Box::new(AliasEntry::new(name.clone(), wall, service)));
+        let key = if let Some(place) = self.free.pop() {
+            self.entries[place as usize] = entry;
+            AliasKey(place)
+        } else {
+            self.entries.push(entry);
+            AliasKey(u32::try_from(self.entries.len() - 1).expect("limits.aliases is below 2^32"))
+        };
+        self.by_name.insert(name.clone(), key);
+        key
+    }
+
+    /// Adds an alias as the store knew it.
+    pub(super) fn restore(&mut self, record: AliasRecord) -> AliasKey {
+        let key = self.add(&record.name, record.first_seen, record.last_seen_service);
+        let entry = self.get_mut(key);
+        entry.id = Some(record.id);
+        entry.saved = true;
+        entry.last_seen = record.last_seen;
+        entry.saved_seen = record.last_seen_service;
+        entry.transport = record.transport;
+        entry.info = record.info;
+        key
+    }
+
+    /// The entry of a known alias.
+    pub(super) fn get(&self, key: AliasKey) -> &AliasEntry {
+        self.entries[key.0 as usize].as_deref().expect("keys are dropped before their alias is forgotten")
+    }
+
+    /// The entry of a known alias.
+    pub(super) fn get_mut(&mut self, key: AliasKey) -> &mut AliasEntry {
+        self.entries[key.0 as usize].as_deref_mut().expect("keys are dropped before their alias is forgotten")
+    }
+
+    /// The entry, if the alias is still known.
+    pub(super) fn try_get(&self, key: AliasKey) -> Option<&AliasEntry> {
+        self.entries.get(key.0 as usize)?.as_deref()
+    }
+
+    /// Its number in the store, given out now if it had none.
+    pub(super) fn id(&mut self, key: AliasKey) -> AliasId {
+        if let Some(id) = self.get(key).id {
+            return id;
+        }
+        let id = self.next_id;
+        self.next_id = AliasId(id.0 + 1);
+        self.get_mut(key).id = Some(id);
+        id
+    }
+
+    /// Forgets an alias. The caller has seen that it [`AliasEntry::is_forgettable`].
+    pub(super) fn forget(&mut self, key: AliasKey) -> Option<Box<AliasEntry>> {
+        let entry = self.entries[key.0 as usize].take()?;
+        self.by_name.remove(entry.name.as_str());
+        self.free.push(key.0);
+        Some(entry)
+    }
+
+    /// Subscribes; false if it already was.
+    pub(super) fn subscribe(&mut self, alias: AliasKey, topic: &Topic) -> bool {
+        let key = self.topic_key(topic);
+        let topics = &mut self.get_mut(alias).topics;
+        let Err(at) = topics.binary_search(&key) else { return false };
+        topics.insert(at, key);
+        let subscribers = &mut self.topic_mut(key).subscribers;
+        if let Err(at) = subscribers.binary_search(&alias) {
+            subscribers.insert(at, alias);
+        }
+        true
+    }
+
+    /// Unsubscribes; false if it was not.
+    pub(super) fn unsubscribe(&mut self, alias: AliasKey, topic: &Topic) -> bool {
+        let Some(&key) = self.topics_by_name.get(topic) else { return false };
+        let topics = &mut self.get_mut(alias).topics;
+        let Ok(at) = topics.binary_search(&key) else { return false };
+        topics.remove(at);
+        let entry = self.topic_mut(key);
+        if let Ok(at) = entry.subscribers.binary_search(&alias) {
+            entry.subscribers.remove(at);
+        }
+        if entry.subscribers.is_empty() {
+            self.topics_by_name.remove(topic);
+            self.topics[key.0 as usize] = None;
+            self.free_topics.push(key.0);
+        }
+        true
+    }
+
+    /// Who subscribes to `topic`, in the order of their keys.
+    pub(super) fn subscribers(&self, topic: &Topic) -> &[AliasKey] {
+        self.topics_by_name
+            .get(topic)
+            .and_then(|key| self.topics[key.0 as usize].as_ref())
+            .map_or(&[], |entry| entry.subscribers.as_slice())
+    }
+
+    /// Whether the alias subscribes to `topic`.
+    pub(super) fn is_subscribed(&self, alias: AliasKey, topic: &Topic) -> bool {
+        self.topics_by_name.get(topic).is_some_and(|key| self.get(alias).topics.binary_search(key).is_ok())
+    }
+
+    /// The topics of an alias, sorted by UTF-8 bytes.
+    pub(super) fn topics(&self, alias: AliasKey) -> Vec<Topic> {
+        let keys = &self.get(alias).topics;
+        let mut names: Vec<Topic> =
+            keys.iter().filter_map(|key| self.topics[key.0 as usize].as_ref()).map(|entry| entry.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn topic_key(&mut self, topic: &Topic) -> TopicKey {
+        if let Some(&key) = self.topics_by_name.get(topic) {
+            return key;
+        }
+        let entry = Some(TopicEntry { name: topic.clone(), subscribers: Vec::new() });
+        let key = if let Some(place) = self.free_topics.pop() {
+            self.topics[place as usize] = entry;
+            TopicKey(place)
+        } else {
+            self.topics.push(entry);
+            TopicKey(u32::try_from(self.topics.len() - 1).expect("aliases times topics an alias is below 2^32"))
+        };
+        self.topics_by_name.insert(topic.clone(), key);
+        key
+    }
+
+    fn topic_mut(&mut self, key: TopicKey) -> &mut TopicEntry {
+        self.topics[key.0 as usize].as_mut().expect("a topic stays while it has a subscriber")
+    }
+}

@@ -1,0 +1,286 @@
+//! Flow: reading what an alias is owed, in pages: for a session that binds or fell behind, and for pulls (Design §6, catch-up).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::hub::aliases::AliasKey;
+use crate::hub::effects::{Effect, Effects, Target};
+use crate::hub::hash::NumberMap;
+use crate::hub::links::{Flow, HoldKind};
+use crate::hub::storage::{PageRequest, Trouble};
+use crate::limits::{PAGE_BYTES_MAX, PAGE_DELIVERIES_MAX, PAGES_IN_FLIGHT_MAX};
+use crate::names::{Alias, LinkId, Mid};
+use crate::protocol::frame::{Message, Num, Reply};
+use crate::protocol::refusal::Refusal;
+
+/// The pages that are being read, and the links that wait to read one.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    in_flight: NumberMap<u64, Reading>,
+    next_ticket: u64,
+    /// Sessions to be brought on at once.
+    ready: VecDeque<LinkId>,
+    /// Links that wait for a place among the pages in flight.
+    waiting: VecDeque<LinkId>,
+    /// Sessions whose page could not be read: tried again each second.
+    failed: Vec<LinkId>,
+}
+
+/// A page that is being read.
+#[derive(Debug)]
+struct Reading {
+    link: LinkId,
+    generation: u32,
+    plan: Plan,
+}
+
+/// What a page is to hold.
+#[derive(Debug)]
+struct Plan {
+    mids: Vec<Mid>,
+    /// Those of them that are on disk only.
+    on_disk: Vec<Mid>,
+    /// More is owed behind them.
+    more: bool,
+}
+
+impl Pages {
+    pub(super) fn make_ready(&mut self, link: LinkId) {
+        self.ready.push_back(link);
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    pub(super) fn retry_failed(&mut self) {
+        self.ready.extend(self.failed.drain(..));
+    }
+
+    fn has_place(&self) -> bool {
+        self.in_flight.len() < PAGES_IN_FLIGHT_MAX
+    }
+
+    fn read(&mut self, link: LinkId, generation: u32, plan: Plan, fx: &mut Effects) -> u64 {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        fx.list.push(Effect::Read(PageRequest { ticket, mids: plan.on_disk.clone() }));
+        self.in_flight.insert(ticket, Reading { link, generation, plan });
+        ticket
+    }
+}
+
+impl Hub {
+    /// Brings the next ready session one page on.
+    pub(super) fn advance_ready(&mut self, fx: &mut Effects) {
+        if let Some(id) = self.pages.ready.pop_front() {
+            self.advance(id, fx);
+        }
+    }
+
+    fn advance(&mut self, id: LinkId, fx: &mut Effects) {
+        let Some((key, link)) = self.links.find(id).and_then(|link| Some((link.alias?, link))) else { return };
+        if link.flow != Flow::Waiting {
+            return;
+        }
+        let generation = link.generation;
+        let plan = self.plan(key, link.cursor);
+        if plan.mids.is_empty() {
+            let end = self.aliases.get(key).owed.back().copied().unwrap_or(Mid::ZERO);
+            self.set_flow(id, Flow::Level, Some(end));
+        } else if plan.on_disk.is_empty() {
+            self.push_page(id, key, &plan, &[], fx);
+        } else if self.pages.has_place() {
+            let ticket = self.pages.read(id, generation, plan, fx);
+            self.set_flow(id, Flow::Reading(ticket), None);
+        } else {
+            self.pages.waiting.push_back(id);
+        }
+    }
+
+    fn set_flow(&mut self, id: LinkId, flow: Flow, cursor: Option<Mid>) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.flow = flow;
+            link.cursor = cursor.unwrap_or(link.cursor).max(link.cursor);
+        }
+    }
+
+    /// The next page of what an alias is owed above `cursor`: at most 100 deliveries and 256 KiB, at least one.
+    fn plan(&self, key: AliasKey, cursor: Mid) -> Plan {
+        let owed = &self.aliases.get(key).owed;
+        let start = owed.partition_point(|mid| *mid <= cursor);
+        let mut plan = Plan { mids: Vec::new(), on_disk: Vec::new(), more: false };
+        let mut bytes = 0;
+        for &mid in owed.range(start..) {
+            let (size, on_disk) = match (self.pending.get(mid), self.waiting.get(mid)) {
+                (Some(pending), _) => (pending.message.body.len(), false),
+                (None, Some(stored)) if stored.expires > self.now.service => (stored.bytes as usize, true),
+                _ => continue,
+            };
+            let full = plan.mids.len() == PAGE_DELIVERIES_MAX || bytes + size > PAGE_BYTES_MAX;
+            if full && !plan.mids.is_empty() {
+                plan.more = true;
+                break;
+            }
+            bytes += size;
+            plan.mids.push(mid);
+            if on_disk {
+                plan.on_disk.push(mid);
+            }
+        }
+        plan
+    }
+
+    /// A page has come, or could not be read.
+    pub(super) fn page(&mut self, ticket: u64, messages: Result<Vec<Arc<Message>>, Trouble>, fx: &mut Effects) {
+        let Some(reading) = self.pages.in_flight.remove(&ticket) else { return };
+        if let Some(next) = self.pages.waiting.pop_front() {
+            self.resume_waiting(next, fx);
+        }
+        let Some((key, link)) = self.links.find(reading.link).and_then(|link| Some((link.alias?, link))) else { return };
+        let id = link.id;
+        if link.hold.as_ref().is_some_and(|hold| hold.kind == HoldKind::Pull(ticket)) {
+            match messages {
+                Ok(messages) => self.answer_pull(id, key, &reading.plan, &messages, fx),
+                Err(_) => self.give_up_hold(id, fx),
+            }
+            self.run_backlog(id, fx);
+        } else if link.flow == Flow::Reading(ticket) && link.generation == reading.generation {
+            self.set_flow(id, Flow::Waiting, None);
+            match messages {
+                Ok(messages) => self.push_page(id, key, &reading.plan, &messages, fx),
+                Err(_) => self.pages.failed.push(id),
+            }
+        }
+    }
+
+    /// A place among the pages in flight is free for a link that waited.
+    fn resume_waiting(&mut self, id: LinkId, fx: &mut Effects) {
+        let pulling = self.links.find(id).and_then(|link| link.hold.as_ref()).is_some_and(|hold| hold.kind == HoldKind::PullWaiting);
+        if pulling {
+            let num = self.links.find_mut(id).and_then(|link| link.hold.take()).and_then(|hold| hold.num);
+            self.start_pull(id, num, fx);
+            self.run_backlog(id, fx);
+        } else {
+            self.pages.ready.push_back(id);
+        }
+    }
+
+    /// The messages of a page that are still owed, as far as their bodies are at hand, and whether all of the page was looked at.
+    fn page_messages(&mut self, key: AliasKey, plan: &Plan, read: &[Arc<Message>], fx: &mut Effects) -> (Vec<Arc<Message>>, bool) {
+        let mut messages = Vec::with_capacity(plan.mids.len());
+        for &mid in &plan.mids {
+            if self.aliases.get(key).owed.binary_search(&mid).is_err() {
+                continue;
+            }
+            let in_memory = self.pending.get(mid).map(|pending| Arc::clone(&pending.message));
+            let found = in_memory.or_else(|| read.binary_search_by_key(&mid, |message| message.mid).ok().map(|at| Arc::clone(&read[at])));
+            match found {
+                Some(message) => messages.push(message),
+                None if !self.waiting.contains(mid) => {}
+                None if plan.on_disk.binary_search(&mid).is_ok() => self.lost_row(key, mid, fx),
+                None => return (messages, false),
+            }
+        }
+        (messages, true)
+    }
+
+    /// A row that must be there is not: nothing can be delivered, so the delivery ends (Design §6).
+    fn lost_row(&mut self, key: AliasKey, mid: Mid, fx: &mut Effects) {
+        log::error!("message_missing mid={mid} alias={} action=delivery_ended", self.aliases.get(key).name);
+        self.end_one(key, mid, crate::hub::storage::DeliveryState::Dropped, fx);
+        self.counters.lost += 1;
+    }
+
+    fn push_page(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], fx: &mut Effects) {
+        let (messages, whole) = self.page_messages(key, plan, read, fx);
+        for message in &messages {
+            let target = self.target(id, key, message);
+            let start = fx.targets.len();
+            fx.targets.push(target);
+            fx.push(message, start, false);
+        }
+        let cursor = if whole { plan.mids.last() } else { messages.last().map(|message| &message.mid) };
+        self.set_flow(id, Flow::Waiting, cursor.copied());
+        self.pages.ready.push_back(id);
+    }
+
+    fn target(&mut self, id: LinkId, key: AliasKey, message: &Message) -> Target {
+        let topic = message.topics.iter().position(|topic| self.aliases.is_subscribed(key, topic));
+        let topic = topic.or((!message.topics.is_empty()).then_some(0)).and_then(|at| u16::try_from(at).ok());
+        let entry = self.aliases.get_mut(key);
+        let dup = message.mid <= entry.pushed;
+        entry.pushed = entry.pushed.max(message.mid);
+        Target { link: id, alias: entry.name.clone(), topic, dup }
+    }
+
+    /// 4.
+    pub(super) fn pull(&mut self, id: LinkId, named: Option<&Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let (key, _) = self.bind(id, named, fx)?;
+        let seen = self.links.find_mut(id).map(|link| std::mem::take(&mut link.pulled)).unwrap_or_default();
+        for mid in seen {
+            self.acknowledge_one(id, key, mid, fx);
+        }
+        self.start_pull(id, num, fx);
+        Ok(())
+    }
+
+    fn start_pull(&mut self, id: LinkId, num: Option<Num>, fx: &mut Effects) {
+        let Some((key, generation)) = self.links.find(id).and_then(|link| Some((link.alias?, link.generation))) else { return };
+        let plan = self.plan(key, Mid::ZERO);
+        if plan.on_disk.is_empty() {
+            self.hold(id, HoldKind::Pull(0), num);
+            self.answer_pull(id, key, &plan, &[], fx);
+        } else if self.pages.has_place() {
+            let ticket = self.pages.read(id, generation, plan, fx);
+            self.hold(id, HoldKind::Pull(ticket), num);
+        } else {
+            self.pages.waiting.push_back(id);
+            self.hold(id, HoldKind::PullWaiting, num);
+        }
+    }
+
+    fn answer_pull(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], fx: &mut Effects) {
+        let (messages, whole) = self.page_messages(key, plan, read, fx);
+        let Some(link) = self.links.find_mut(id) else { return };
+        let num = link.hold.take().and_then(|hold| hold.num);
+        link.pulled = messages.iter().map(|message| message.mid).collect();
+        if let Some(&last) = link.pulled.last() {
+            let entry = self.aliases.get_mut(key);
+            entry.pushed = entry.pushed.max(last);
+        }
+        if link.flow == Flow::Pulling {
+            link.flow = Flow::Waiting;
+            link.cursor = link.pulled.last().copied().unwrap_or(Mid::ZERO);
+            self.pages.ready.push_back(id);
+        }
+        fx.reply(id, Reply::Pulled { messages, more: plan.more || !whole, num });
+    }
+
+    /// The outbox of a session is full: it reads on from `from` when there is room.
+    pub(super) fn congested(&mut self, id: LinkId, from: Mid) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.cursor = link.cursor.min(Mid::new(from.number().saturating_sub(1)));
+            link.flow = Flow::Congested;
+            link.generation += 1;
+            self.counters.congested += 1;
+        }
+    }
+
+    /// There is room again.
+    pub(super) fn drained(&mut self, id: LinkId, fx: &mut Effects) {
+        let Some(link) = self.links.find_mut(id) else { return };
+        if link.flow == Flow::Congested {
+            link.flow = Flow::Waiting;
+            self.pages.ready.push_back(id);
+        }
+        self.batch_done(id, fx);
+    }
+
+    /// Whether `alias` is still owed `mid`, for tests and reports.
+    #[must_use]
+    pub fn owes(&self, alias: &Alias, mid: Mid) -> bool {
+        self.aliases.find(alias.as_str()).is_some_and(|key| self.aliases.get(key).owed.binary_search(&mid).is_ok())
+    }
+}

@@ -1,0 +1,326 @@
+//! Flow: transactions out, their outcome in, and the `-6`s that become true by it (Protocol §4, Design §6).
+
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::hub::aliases::AliasKey;
+use crate::hub::effects::{Effect, Effects};
+use crate::hub::gather::{Health, InFlight};
+use crate::hub::links::HoldKind;
+use crate::hub::pending::{Pending, Stage};
+use crate::hub::publish::key_record;
+use crate::hub::storage::{Batch, Change, DeliveryState, Outcome, Owed, ReportLine, Stamp, Trouble};
+use crate::hub::waiting::{self, Stored};
+use crate::limits::{COMMIT_WAIT_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_ROWS_MAX};
+use crate::names::{LinkId, Mid};
+use crate::protocol::frame::Reply;
+use crate::protocol::refusal::{Code, Refusal};
+
+/// While the store can't be written: how often it is tried.
+const PROBE_EVERY_US: u64 = 1_000_000;
+
+impl Hub {
+    /// The message waits for the next transaction.
+    pub(super) fn gather_message(&mut self, mid: Mid) {
+        if let Some(pending) = self.pending.get_mut(mid) {
+            pending.stage = Stage::Gathered;
+            self.gather.messages.push_back((mid, self.now.mono));
+        }
+    }
+
+    /// Graces that are over: whoever let one pass is remembered, and the messages go to the store.
+    pub(super) fn end_graces(&mut self) {
+        let mut due = std::mem::take(&mut self.timers.due);
+        self.pending.take_due(self.now.mono, &mut due);
+        for mid in due.drain(..) {
+            let Some(pending) = self.pending.get(mid).filter(|pending| pending.stage == Stage::Grace) else { continue };
+            for receiver in &pending.receivers {
+                let entry = self.aliases.get(receiver.alias);
+                if entry.owed.binary_search(&mid).is_err() {
+                    continue;
+                }
+                for session in &entry.sessions {
+                    if let Some(link) = self.links.find_mut(*session) {
+                        link.missed = link.missed.saturating_add(1);
+                    }
+                }
+            }
+            self.gather_message(mid);
+        }
+        self.timers.due = due;
+    }
+
+    /// Its last session has ended: no acknowledgement will come in time.
+    pub(super) fn end_grace_of(&mut self, key: AliasKey, fx: &mut Effects) {
+        let owed = &self.aliases.get(key).owed;
+        let in_grace = |mid: &Mid| self.pending.get(*mid).is_some_and(|pending| pending.stage == Stage::Grace);
+        let mids: Vec<Mid> = owed.iter().copied().filter(in_grace).collect();
+        for mid in mids {
+            self.gather_message(mid);
+        }
+        self.begin_batch(fx);
+    }
+
+    /// Hands the store the next transaction, if it is idle and something waits. Called at the end of each turn.
+    pub fn begin_batch(&mut self, fx: &mut Effects) {
+        let gather = &self.gather;
+        let something = !gather.messages.is_empty() || gather.waiting_changes() > 0;
+        let due = if gather.is_storing() { something } else { self.now.mono >= gather.probe_at };
+        if gather.in_flight.is_some() || !due {
+            return;
+        }
+        let number = self.gather.next_number;
+        self.gather.next_number += 1;
+        let mut changes = self.gather.take(TRANSACTION_ROWS_MAX);
+        let queued = changes.len();
+        let mids = if self.gather.is_storing() { self.take_messages(number, &mut changes) } else { Vec::new() };
+        if changes.is_empty() && self.gather.is_storing() {
+            return;
+        }
+        let stamp = Stamp { service: self.now.service, wall: self.now.wall };
+        let batch = Arc::new(Batch { number, stamp, next_alias: self.aliases.next_id(), changes });
+        self.gather.in_flight = Some(InFlight { batch: Arc::clone(&batch), mids, queued, since: self.now.mono });
+        fx.list.push(Effect::Commit(batch));
+    }
+
+    /// Adds the rows of gathered messages, as many as a transaction takes.
+    fn take_messages(&mut self, number: u64, changes: &mut Vec<Change>) -> Vec<Mid> {
+        let mut mids = Vec::new();
+        let mut bytes = 0;
+        while changes.len() < TRANSACTION_ROWS_MAX && bytes < TRANSACTION_BYTES_MAX {
+            let Some((mid, _)) = self.gather.messages.pop_front() else { break };
+            let Some(mut pending) = self.pending.remove(mid) else { continue };
+            bytes += pending.message.body.len();
+            self.add_rows(number, &pending, changes);
+            pending.stage = Stage::Writing;
+            self.pending.add(pending);
+            mids.push(mid);
+        }
+        mids
+    }
+
+    fn add_rows(&mut self, number: u64, pending: &Pending, changes: &mut Vec<Change>) {
+        let mid = pending.message.mid;
+        let mut receivers = Vec::with_capacity(pending.left as usize);
+        for receiver in &pending.receivers {
+            if self.aliases.try_get(receiver.alias).is_none_or(|entry| entry.owed.binary_search(&mid).is_err()) {
+                continue;
+            }
+            let alias = self.aliases.id(receiver.alias);
+            let entry = self.aliases.get_mut(receiver.alias);
+            if !entry.saved && entry.in_batch != number {
+                entry.in_batch = number;
+                changes.extend(entry.record().map(Change::SaveAlias));
+            }
+            receivers.push(Owed { alias, topic: receiver.topic });
+            if pending.message.receipt {
+                let line = ReportLine { alias: entry.name.clone(), state: DeliveryState::Waiting, at: pending.message.ts };
+                changes.push(Change::SaveReport { mid, line });
+            }
+        }
+        for (alias, state, at) in &pending.ended {
+            if let Some(entry) = self.aliases.try_get(*alias) {
+                changes.push(Change::SaveReport { mid, line: ReportLine { alias: entry.name.clone(), state: *state, at: *at } });
+            }
+        }
+        if !receivers.is_empty() {
+            receivers.sort_unstable_by_key(|owed| owed.alias);
+            changes.push(Change::SaveMessage { message: Arc::clone(&pending.message), receivers: receivers.into() });
+        }
+        if let Some(key) = &pending.key {
+            changes.push(Change::SaveKey(key_record(key, pending.published, self.now.service)));
+        }
+    }
+
+    /// What became of the batch in flight.
+    pub(super) fn stored(&mut self, number: u64, outcome: Outcome, fx: &mut Effects) {
+        let Some(flight) = self.gather.in_flight.take_if(|flight| flight.batch.number == number) else { return };
+        match outcome {
+            Outcome::Committed { refused, storing } => self.committed(&flight, &refused, storing, fx),
+            Outcome::Failed(trouble) => self.failed(flight, trouble, fx),
+        }
+        self.release_all_committed(fx);
+    }
+
+    fn committed(&mut self, flight: &InFlight, refused: &[usize], storing: bool, fx: &mut Effects) {
+        self.counters.commits += 1;
+        self.gather.commit(flight.queued);
+        let mut bad = Vec::new();
+        for &index in refused {
+            match flight.batch.changes.get(index) {
+                Some(Change::SaveMessage { message, .. }) => bad.push(message.mid),
+                Some(Change::SaveKey(key)) => bad.push(key.mid),
+                other => log::error!("row_refused change={other:?} action=left_out"),
+            }
+        }
+        for change in &flight.batch.changes {
+            if let Change::SaveAlias(record) = change
+                && let Some(key) = self.aliases.find(record.name.as_str())
+            {
+                let entry = self.aliases.get_mut(key);
+                entry.saved |= entry.id == Some(record.id);
+            }
+        }
+        for &mid in &flight.mids {
+            if bad.contains(&mid) {
+                self.fail(mid, fx);
+            } else {
+                self.message_committed(mid, fx);
+            }
+        }
+        self.set_health(if storing { Health::Storing } else { Health::Full });
+    }
+
+    fn message_committed(&mut self, mid: Mid, fx: &mut Effects) {
+        let Some(pending) = self.pending.remove(mid) else { return };
+        let message = &pending.message;
+        if pending.left == 0 {
+            self.bodies -= message.body.len() as u64;
+        } else {
+            let bytes = u32::try_from(message.body.len()).unwrap_or(u32::MAX);
+            self.waiting.add(mid, Stored { expires: message.expires, left: pending.left, bytes });
+            if message.receipt {
+                self.waiting.set_receipt(mid, message.publisher.clone());
+            }
+        }
+        self.answer_publishers(&pending, fx);
+    }
+
+    /// Sends the `-6`, to those who repeated the publish as well.
+    pub(super) fn answer_publishers(&mut self, pending: &Pending, fx: &mut Effects) {
+        if let Some(key) = &pending.key {
+            self.keys.answer(key.hash, pending.published);
+        }
+        for publisher in &pending.publishers {
+            fx.reply(publisher.link, Reply::Published(pending.published, publisher.num.clone()));
+            self.answered(publisher.link, fx);
+        }
+    }
+
+    fn answered(&mut self, id: LinkId, fx: &mut Effects) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.unanswered = link.unanswered.saturating_sub(1);
+            if link.owes_ready {
+                self.batch_done(id, fx);
+            }
+        }
+    }
+
+    /// The message can't be kept: its publishers are told, what is owed of it ends, its `opts.id` is forgotten.
+    fn fail(&mut self, mid: Mid, fx: &mut Effects) {
+        let Some(mut pending) = self.pending.remove(mid) else { return };
+        self.bodies -= pending.message.body.len() as u64;
+        for receiver in &pending.receivers {
+            if self.aliases.try_get(receiver.alias).is_some() && waiting::remove(&mut self.aliases.get_mut(receiver.alias).owed, mid) {
+                self.deliveries -= 1;
+            }
+            self.forget_if_empty(receiver.alias);
+        }
+        if let Some(key) = &pending.key {
+            self.keys.forget(key.hash);
+        }
+        self.tell_unavailable(&mut pending, fx);
+    }
+
+    fn tell_unavailable(&mut self, pending: &mut Pending, fx: &mut Effects) {
+        for publisher in std::mem::take(&mut pending.publishers) {
+            let refusal = Refusal::new(Code::Unavailable, "");
+            self.counters.count_refusal(refusal.code);
+            fx.reply(publisher.link, Reply::Error { refusal, num: publisher.num });
+            self.answered(publisher.link, fx);
+        }
+    }
+
+    fn failed(&mut self, flight: InFlight, trouble: Trouble, fx: &mut Effects) {
+        self.counters.failed_commits += 1;
+        self.set_health(trouble.into());
+        for mid in &flight.mids {
+            self.fail(*mid, fx);
+        }
+        let gathered: Vec<Mid> = self.gather.messages.iter().map(|(mid, _)| *mid).collect();
+        for mid in gathered {
+            if self.pending.get(mid).is_some_and(|pending| pending.needs_commit || pending.published.stored > 0) {
+                self.fail(mid, fx);
+            }
+        }
+        let queued = flight.batch.changes[..flight.queued].to_vec();
+        self.gather.put_back(queued);
+        let holding = self.timers.holding.clone();
+        for id in holding {
+            let waits = self.link(id).and_then(|link| link.hold.as_ref()).map(|hold| hold.kind);
+            if matches!(waits, Some(HoldKind::Register(_) | HoldKind::Unregister(_))) {
+                self.give_up_hold(id, fx);
+                self.run_backlog(id, fx);
+            }
+        }
+    }
+
+    fn set_health(&mut self, health: Health) {
+        if health != self.gather.health {
+            match health {
+                Health::Storing => log::info!("store state=storing"),
+                Health::Full => log::error!("store state=disk_full action=deletions_only hint=free_space_on_the_data_folder's_disk"),
+                Health::Failing => log::error!("store state=failing action=probe_each_second hint=check_the_disk"),
+            }
+        }
+        self.gather.health = health;
+        self.gather.probe_at = self.now.mono + PROBE_EVERY_US;
+    }
+
+    /// A commit that does not come: after 5 s `unavailable`, outcome unknown. What has not reached the store ends.
+    pub(super) fn give_up_waits(&mut self, fx: &mut Effects) {
+        let wait = COMMIT_WAIT_MAX.as_micros() as u64;
+        let now = self.now.mono;
+        while let Some(&(mid, since)) = self.gather.messages.front() {
+            let ended = !self.pending.contains(mid);
+            if !ended && since + wait > now {
+                break;
+            }
+            self.gather.messages.pop_front();
+            self.fail(mid, fx);
+        }
+        let late = self.gather.in_flight.as_ref().filter(|flight| flight.since + wait <= now).map(|flight| flight.mids.clone());
+        for mid in late.unwrap_or_default() {
+            if let Some(mut pending) = self.pending.remove(mid) {
+                self.tell_unavailable(&mut pending, fx);
+                self.pending.add(pending);
+            }
+        }
+    }
+
+    /// Answers the 2 or 12 that holds a link if its change is committed.
+    pub(super) fn release_committed(&mut self, id: LinkId, fx: &mut Effects) -> bool {
+        let Some(link) = self.links.find_mut(id) else { return false };
+        let reached = link.hold.as_ref().is_some_and(|hold| match hold.kind {
+            HoldKind::Register(count) | HoldKind::Unregister(count) => self.gather.is_committed(count),
+            HoldKind::Pull(_) | HoldKind::PullWaiting => false,
+        });
+        let Some(hold) = link.hold.take_if(|_| reached) else { return false };
+        let reply = match hold.kind {
+            HoldKind::Unregister(_) => Reply::Unregistered { num: hold.num },
+            _ => Reply::Registered { num: hold.num },
+        };
+        fx.reply(id, reply);
+        true
+    }
+
+    fn release_all_committed(&mut self, fx: &mut Effects) {
+        let holding = std::mem::take(&mut self.timers.holding);
+        for id in holding {
+            if self.release_committed(id, fx) {
+                self.run_backlog(id, fx);
+            } else if self.link(id).is_some_and(|link| link.hold.is_some()) {
+                self.timers.holding.push(id);
+            }
+        }
+    }
+
+    /// What holds a link did not come in time: `unavailable`, the change may still hold (Protocol §6).
+    pub(super) fn give_up_hold(&mut self, id: LinkId, fx: &mut Effects) {
+        if let Some(hold) = self.links.find_mut(id).and_then(|link| link.hold.take()) {
+            let refusal = Refusal::new(Code::Unavailable, "");
+            self.counters.count_refusal(refusal.code);
+            fx.reply(id, Reply::Error { refusal, num: hold.num });
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Flow: deliveries that end, by acknowledgement, expiry, cap or recall (Protocol §5, §10).
+
+use crate::hub::Hub;
+use crate::hub::aliases::AliasKey;
+use crate::hub::effects::Effects;
+use crate::hub::pending::Stage;
+use crate::hub::storage::{Change, DeliveryState, ReportLine};
+use crate::hub::waiting;
+use crate::names::{Alias, LinkId, Mid};
+use crate::protocol::frame::{Mids, Reply};
+use crate::protocol::refusal::Refusal;
+
+impl Hub {
+    /// -5.
+    pub(super) fn acknowledge(&mut self, id: LinkId, named: Option<&Alias>, mids: &Mids, fx: &mut Effects) -> Result<(), Refusal> {
+        let (key, fresh) = self.bind(id, named, fx)?;
+        for mid in mids.as_slice() {
+            self.acknowledge_one(id, key, *mid, fx);
+        }
+        if fresh {
+            self.resend(id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn acknowledge_one(&mut self, id: LinkId, key: AliasKey, mid: Mid, fx: &mut Effects) {
+        self.note_ack_time(id, mid);
+        let entry = self.aliases.get(key);
+        if entry.sessions.len() > 1 {
+            self.tell_ended_elsewhere(key, mid, Some(id), fx);
+        }
+        if self.end_one(key, mid, DeliveryState::Acknowledged, fx) {
+            self.counters.acknowledged += 1;
+        } else {
+            self.acknowledge_live_only(id, key, mid, fx);
+        }
+    }
+
+    /// Keeps the moving mean by which the grace adapts.
+    fn note_ack_time(&mut self, id: LinkId, mid: Mid) {
+        let Some(pending) = self.pending.get(mid) else { return };
+        let took = u32::try_from(self.now.mono.saturating_sub(pending.sent)).unwrap_or(u32::MAX);
+        if let Some(link) = self.links.find_mut(id) {
+            link.ack_mean = link.ack_mean - link.ack_mean / 8 + took / 8;
+            link.missed = 0;
+        }
+    }
+
+    /// The alias's other sessions that were sent that mid stop ringing.
+    fn tell_ended_elsewhere(&self, key: AliasKey, mid: Mid, but: Option<LinkId>, fx: &mut Effects) {
+        let entry = self.aliases.get(key);
+        if entry.owed.binary_search(&mid).is_err() {
+            return;
+        }
+        for session in &entry.sessions {
+            let sent = self.link(*session).is_some_and(|link| link.gets_notices() && link.cursor >= mid);
+            if sent && Some(*session) != but {
+                fx.notice(*session, Reply::EndedElsewhere { mid });
+            }
+        }
+    }
+
+    /// Ends one delivery. False if that alias is not owed that message.
+    pub(super) fn end_one(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) -> bool {
+        if !waiting::remove(&mut self.aliases.get_mut(key).owed, mid) {
+            return false;
+        }
+        if self.pending.contains(mid) {
+            self.end_pending(key, mid, state, fx);
+        } else if self.waiting.contains(mid) {
+            self.end_stored(key, mid, state, fx);
+        } else {
+            return false;
+        }
+        self.deliveries -= 1;
+        true
+    }
+
+    fn end_pending(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) {
+        let wall = self.now.wall;
+        let Some(pending) = self.pending.get_mut(mid) else { return };
+        pending.left -= 1;
+        let (left, stage, needs_commit) = (pending.left, pending.stage, pending.needs_commit);
+        let receipt = pending.message.receipt.then(|| pending.message.publisher.clone());
+        if receipt.is_some() && stage != Stage::Writing {
+            pending.ended.push((key, state, wall));
+        }
+        if stage == Stage::Writing {
+            self.end_row(key, mid, left);
+        }
+        if let Some(publisher) = receipt {
+            self.note_ending(key, mid, state, publisher.as_ref(), stage == Stage::Writing, fx);
+        }
+        if left == 0 && !needs_commit && stage != Stage::FanOut {
+            self.delivered(mid, fx);
+        }
+    }
+
+    fn end_stored(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) {
+        let receipt = self.waiting.receipt(mid).cloned();
+        let Some(stored) = self.waiting.end_one(mid) else { return };
+        if stored.left == 0 {
+            self.bodies -= u64::from(stored.bytes);
+        }
+        self.end_row(key, mid, stored.left);
+        if let Some(publisher) = receipt {
+            self.note_ending(key, mid, state, publisher.as_ref(), true, fx);
+        }
+    }
+
+    /// The message has a row: the last ending deletes it, an earlier one is a row of its own.
+    fn end_row(&mut self, key: AliasKey, mid: Mid, left: u32) {
+        if left == 0 {
+            self.gather.queue(Change::DeleteMessage(mid));
+        } else {
+            let alias = self.aliases.id(key);
+            self.gather.queue(Change::EndDelivery { mid, alias });
+        }
+    }
+
+    /// A delivery of a message with `opts.receipt` has ended: its report's line, and the receipt.
+    fn note_ending(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, publisher: Option<&Alias>, has_rows: bool, fx: &mut Effects) {
+        let alias = self.aliases.get(key).name.clone();
+        let at = self.now.wall;
+        if state == DeliveryState::Acknowledged {
+            self.send_receipts(publisher, mid, &alias, fx);
+        }
+        if has_rows {
+            self.gather.queue(Change::SaveReport { mid, line: ReportLine { alias, state, at } });
+        }
+    }
+
+    fn send_receipts(&self, publisher: Option<&Alias>, mid: Mid, alias: &Alias, fx: &mut Effects) {
+        let Some(key) = publisher.and_then(|name| self.aliases.find(name.as_str())) else { return };
+        for session in &self.aliases.get(key).sessions {
+            if self.link(*session).is_some_and(|link| link.gets_notices()) {
+                fx.notice(*session, Reply::Receipt { mid, alias: alias.clone(), at: self.now.wall });
+            }
+        }
+    }
+
+    fn acknowledge_live_only(&mut self, id: LinkId, key: AliasKey, mid: Mid, fx: &mut Effects) {
+        let entry = self.aliases.get(key);
+        let alias = entry.name.clone();
+        let Some(message) = self.live_only.acknowledge(mid, &alias) else { return };
+        let (receipt, publisher, sent) = (message.receipt, message.publisher.clone(), message.at);
+        self.counters.acknowledged += 1;
+        for session in &entry.sessions {
+            let sent = self.links.find(*session).is_some_and(|link| link.gets_notices() && link.opened <= sent);
+            if sent && *session != id {
+                fx.notice(*session, Reply::EndedElsewhere { mid });
+            }
+        }
+        if receipt {
+            self.send_receipts(publisher.as_ref(), mid, &alias, fx);
+            let line = ReportLine { alias, state: DeliveryState::Acknowledged, at: self.now.wall };
+            self.gather.queue(Change::SaveReport { mid, line });
+        }
+    }
+
+    /// The last delivery of a pending message has ended and nothing of it must be kept: `-6` is true.
+    pub(super) fn delivered(&mut self, mid: Mid, fx: &mut Effects) {
+        let Some(pending) = self.pending.remove(mid) else { return };
+        self.bodies -= pending.message.body.len() as u64;
+        self.answer_publishers(&pending, fx);
+    }
+
+    /// Over the cap of an alias its oldest delivery is dropped.
+    pub(super) fn drop_oldest(&mut self, key: AliasKey, fx: &mut Effects) {
+        self.purge_owed(key);
+        while self.aliases.get(key).owed.len() > self.options.limits.deliveries_per_alias {
+            let Some(&oldest) = self.aliases.get(key).owed.front() else { return };
+            self.end_one(key, oldest, DeliveryState::Dropped, fx);
+            self.counters.dropped += 1;
+        }
+    }
+
+    /// Takes out of an alias's list what has ended for everybody.
+    pub(super) fn purge_owed(&mut self, key: AliasKey) {
+        let (pending, stored) = (&self.pending, &self.waiting);
+        waiting::purge(&mut self.aliases.get_mut(key).owed, |mid| pending.contains(mid) || stored.contains(mid));
+    }
+
+    /// Ends messages whose time to live is over, at most `most`.
+    pub(super) fn expire(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((mid, stored, receipt)) = self.waiting.expire(self.now.service) else { return };
+            self.deliveries -= stored.left as usize;
+            self.bodies -= u64::from(stored.bytes);
+            self.counters.expired += u64::from(stored.left);
+            self.gather.queue(Change::DeleteMessage(mid));
+            if receipt {
+                self.gather.queue(Change::CloseReport { mid, state: DeliveryState::Expired, at: self.now.wall });
+            }
+        }
+    }
+
+    /// Recall: deliveries not yet acknowledged end. `None`: nothing is owed of that message.
+    pub fn recall(&mut self, now: super::Now, mid: Mid, fx: &mut Effects) -> Option<usize> {
+        self.now = now;
+        let owing = self.owing(mid);
+        if owing.is_empty() {
+            return None;
+        }
+        for key in &owing {
+            self.tell_ended_elsewhere(*key, mid, None, fx);
+            self.end_one(*key, mid, DeliveryState::Recalled, fx);
+        }
+        self.counters.recalled += owing.len() as u64;
+        Some(owing.len())
+    }
+
+    /// Who is still owed a message. A walk over all aliases, for the two rare requests that need it: no list of receivers
+    /// is kept in memory for what waits on disk.
+    pub(super) fn owing(&self, mid: Mid) -> Vec<AliasKey> {
+        if !self.pending.contains(mid) && !self.waiting.contains(mid) {
+            return Vec::new();
+        }
+        let keys = (0..self.aliases.places()).filter_map(|place| self.aliases.at_place(place));
+        keys.filter(|key| self.aliases.get(*key).owed.binary_search(&mid).is_ok()).collect()
+    }
+}

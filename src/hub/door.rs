@@ -1,0 +1,263 @@
+//! Doors: who stands in which door room, who is told to open, and what came of it (Protocol §7). Live only: nothing is replayed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::hub::effects::{DoorTarget, Effect, Effects};
+use crate::hub::storage::{Change, DoorEntry};
+use crate::limits::{DOOR_ANSWER_WAIT, DOOR_LOG_WAITING_MAX, OPENING_AGE_MAX, OPENINGS_PENDING_MAX, ROOMS_PER_LINK_MAX};
+use crate::names::{LinkId, RoomName, Transport, UserName};
+use crate::protocol::frame::{DoorAnswer, DoorFrame, DoorKind, Num, Reply};
+use crate::protocol::refusal::{Code, Refusal};
+
+/// Who stands in the door rooms, and the openings without a result.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    rooms: HashMap<RoomName, Vec<Member>>,
+    /// Oldest first: all wait equally long.
+    openings: VecDeque<OpenedDoor>,
+}
+
+/// One member of a door room.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    link: LinkId,
+    is_door: bool,
+}
+
+/// An opening without a result.
+#[derive(Debug)]
+struct OpenedDoor {
+    room: RoomName,
+    user: UserName,
+    /// Its number in the door log.
+    log_id: u64,
+    /// Who wants the result.
+    opener: Option<Opener>,
+    /// Doors that got the frame and have not said no.
+    doors: Vec<LinkId>,
+    /// How many there were.
+    reached: usize,
+    /// What the last door that said no gave as its reason.
+    reason: Option<Box<str>>,
+    refused: bool,
+    /// Monotonic, µs.
+    deadline: u64,
+}
+
+#[derive(Debug)]
+struct Opener {
+    link: LinkId,
+    num: Option<Num>,
+    /// REST is told how many doors were reached.
+    is_rest: bool,
+}
+
+impl Doors {
+    /// Adds a member; `false` if it was one in that role. A link may be a phone and a door of a room.
+    fn join(&mut self, room: &RoomName, member: Member) -> bool {
+        let members = self.rooms.entry(room.clone()).or_default();
+        let known = members.iter().any(|other| other.link == member.link && other.is_door == member.is_door);
+        if !known {
+            members.push(member);
+        }
+        !known
+    }
+
+    fn members(&self, room: &RoomName) -> &[Member] {
+        self.rooms.get(room).map_or(&[], Vec::as_slice)
+    }
+
+    /// When the oldest opening is answered `no_answer`: monotonic, µs.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.openings.front().map(|opening| opening.deadline)
+    }
+}
+
+impl Hub {
+    /// 8, 9, 10.
+    pub(super) fn door_frame(&mut self, id: LinkId, frame: DoorFrame, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let at = self.link(id).map_or(self.now.mono, |link| link.batch_at);
+        match frame.kind {
+            DoorKind::Open => self.open_door(id, frame, at, num, fx),
+            DoorKind::Phone | DoorKind::Door => self.join_room(id, frame, at, fx),
+        }
+    }
+
+    fn join_room(&mut self, id: LinkId, frame: DoorFrame, at: u64, fx: &mut Effects) -> Result<(), Refusal> {
+        let Some(link) = self.links.find_mut(id) else { return Ok(()) };
+        if !link.rooms.contains(&frame.room) {
+            if link.rooms.len() >= ROOMS_PER_LINK_MAX {
+                return Err(Refusal::new(Code::BadField, "r"));
+            }
+            link.rooms.push(frame.room.clone());
+        }
+        link.settled = true;
+        link.extended |= frame.extended;
+        self.doors.join(&frame.room, Member { link: id, is_door: frame.kind == DoorKind::Door });
+        let start = fx.doors.len();
+        let mut seen = vec![id];
+        for member in self.doors.members(&frame.room) {
+            self.add_door_target(*member, &mut seen, fx);
+        }
+        self.relay(frame, start, at, fx);
+        Ok(())
+    }
+
+    fn add_door_target(&self, member: Member, seen: &mut Vec<LinkId>, fx: &mut Effects) {
+        if seen.contains(&member.link) {
+            return;
+        }
+        seen.push(member.link);
+        let stamped = member.is_door && self.link(member.link).is_some_and(|link| link.extended);
+        fx.doors.push(DoorTarget { link: member.link, stamped });
+    }
+
+    fn relay(&self, frame: DoorFrame, start: usize, at: u64, fx: &mut Effects) {
+        let targets = start..fx.doors.len();
+        if !targets.is_empty() {
+            fx.list.push(Effect::Relay { frame: Arc::new(frame), targets, at, ts: self.now.wall });
+        }
+    }
+
+    fn open_door(&mut self, id: LinkId, frame: DoorFrame, at: u64, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let Some(link) = self.link(id) else { return Ok(()) };
+        let alias = link.alias.map(|key| self.aliases.get(key).name.clone());
+        let label = link.claims.as_ref().map(|claims| claims.label.as_str()).unwrap_or_default();
+        if !self.options.openers.allow(alias.as_ref(), link.claims.as_deref()) {
+            let alias = alias.as_ref().map(crate::names::Alias::as_str).unwrap_or_default();
+            log::warn!("door_forbidden room={} alias={alias} label={label} address={}", frame.room, link.address);
+            return Err(Refusal::new(Code::Forbidden, "door.openers"));
+        }
+        if self.now.mono.saturating_sub(at) > OPENING_AGE_MAX.as_micros() as u64 {
+            self.counters.stale_door_frames += 1;
+            log::warn!("door_stale room={} age_ms={}", frame.room, (self.now.mono - at) / 1_000);
+            return Err(Refusal::new(Code::Unavailable, "t"));
+        }
+        let entry = DoorEntry {
+            id: 0,
+            at: self.now.wall,
+            room: frame.room.as_str().into(),
+            user: frame.user.as_str().into(),
+            alias: alias.as_ref().map(|alias| alias.as_str()).unwrap_or_default().into(),
+            label: label.into(),
+            address: link.address.to_string().into(),
+            doors: 0,
+        };
+        let is_rest = link.transport == Transport::Rest;
+        let wants_result = if is_rest { frame.wait } else { link.gets_notices() };
+        let opener = wants_result.then(|| Opener { link: id, num: num.clone(), is_rest });
+        let doors = self.reach_doors(id, &frame, fx);
+        if is_rest && !frame.wait {
+            fx.reply(id, Reply::DoorsReached { doors: doors.len(), num });
+        }
+        let (room, user) = (frame.room.clone(), frame.user.clone());
+        let start = fx.doors.len() - doors.len();
+        self.relay(frame, start, at, fx);
+        self.counters.openings += 1;
+        let log_id = self.log_opening(entry, doors.len(), fx);
+        let deadline = self.now.mono + DOOR_ANSWER_WAIT.as_micros() as u64;
+        let opening = OpenedDoor { room, user, log_id, opener, reached: doors.len(), doors, reason: None, refused: false, deadline };
+        if opening.reached == 0 {
+            self.settle(opening, false, Some("no_door".into()), fx);
+        } else {
+            self.doors.openings.push_back(opening);
+            if self.doors.openings.len() > OPENINGS_PENDING_MAX {
+                self.settle_oldest(fx);
+            }
+        }
+        Ok(())
+    }
+
+    /// The doors of a room: members in the door role and sessions whose alias is the room, but not the link it came from.
+    fn reach_doors(&mut self, id: LinkId, frame: &DoorFrame, fx: &mut Effects) -> Vec<LinkId> {
+        let mut seen = vec![id];
+        for member in self.doors.members(&frame.room).iter().filter(|member| member.is_door) {
+            self.add_door_target(*member, &mut seen, fx);
+        }
+        if let Some(key) = self.aliases.find(frame.room.as_str()) {
+            for session in &self.aliases.get(key).sessions {
+                self.add_door_target(Member { link: *session, is_door: true }, &mut seen, fx);
+            }
+        }
+        seen.remove(0);
+        seen
+    }
+
+    /// Writes an opening to the door log; the disk is never waited for.
+    fn log_opening(&mut self, mut entry: DoorEntry, doors: usize, fx: &mut Effects) -> u64 {
+        let Some(id) = self.next_mid(fx) else { return 0 };
+        entry.id = id.number();
+        entry.doors = u32::try_from(doors).unwrap_or(u32::MAX);
+        self.gather.queue(Change::LogDoor(entry));
+        if self.gather.door_entries() > DOOR_LOG_WAITING_MAX {
+            self.gather.drop_door_entry();
+            self.counters.door_entries_dropped += 1;
+        }
+        id.number()
+    }
+
+    /// -8 from a door: answers every pending opening of (R, U) that reached it.
+    pub(super) fn door_answer(&mut self, id: LinkId, answer: &DoorAnswer, fx: &mut Effects) -> Result<(), Refusal> {
+        let mut settled = Vec::new();
+        let mut matched = false;
+        for (index, opening) in self.doors.openings.iter_mut().enumerate() {
+            if opening.room != answer.room || opening.user != answer.user || !opening.doors.contains(&id) {
+                continue;
+            }
+            matched = true;
+            if !answer.ok {
+                opening.refused = true;
+                opening.reason = answer.reason.clone();
+                opening.doors.retain(|door| *door != id);
+            }
+            if answer.ok || opening.doors.is_empty() {
+                settled.push(index);
+            }
+        }
+        if !matched {
+            log::info!("door_answer_unasked room={} user={} ok={}", answer.room, answer.user, answer.ok);
+        }
+        for index in settled.into_iter().rev() {
+            if let Some(opening) = self.doors.openings.remove(index) {
+                self.settle(opening, answer.ok, answer.reason.clone(), fx);
+            }
+        }
+        Ok(())
+    }
+
+    /// The opening has its result: to the opener, exactly once, and to the log.
+    fn settle(&mut self, opening: OpenedDoor, ok: bool, reason: Option<Box<str>>, fx: &mut Effects) {
+        self.gather.queue(Change::SettleDoor { id: opening.log_id, ok, reason: reason.clone() });
+        let Some(Opener { link, num, is_rest }) = opening.opener else { return };
+        let doors = is_rest.then_some(opening.reached);
+        fx.reply(link, Reply::DoorResult { room: opening.room, user: opening.user, ok, reason, doors, num });
+    }
+
+    fn settle_oldest(&mut self, fx: &mut Effects) {
+        if let Some(mut opening) = self.doors.openings.pop_front() {
+            let reason = if opening.refused { opening.reason.take() } else { Some("no_answer".into()) };
+            self.settle(opening, false, reason, fx);
+        }
+    }
+
+    /// Openings that no door answered in time.
+    pub(super) fn end_openings(&mut self, fx: &mut Effects) {
+        while self.doors.next_deadline().is_some_and(|deadline| deadline <= self.now.mono) {
+            self.settle_oldest(fx);
+        }
+    }
+
+    /// The link is gone from its rooms.
+    pub(super) fn leave_rooms(&mut self, id: LinkId, rooms: &[RoomName]) {
+        for room in rooms {
+            if let Some(members) = self.doors.rooms.get_mut(room) {
+                members.retain(|member| member.link != id);
+                if members.is_empty() {
+                    self.doors.rooms.remove(room);
+                }
+            }
+        }
+    }
+}

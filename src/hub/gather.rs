@@ -1,0 +1,156 @@
+//! What waits for the next transaction, and the one in flight (Design §6, batches). It decides nothing about messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::hub::storage::{Batch, Change, Trouble};
+use crate::names::Mid;
+
+/// Whether the store can be written, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Yes.
+    Storing,
+    /// No space: only deletions are written.
+    Full,
+    /// The disk or the database fails: one probe a second.
+    Failing,
+}
+
+impl From<Trouble> for Health {
+    fn from(trouble: Trouble) -> Health {
+        match trouble {
+            Trouble::Full => Health::Full,
+            Trouble::Disk => Health::Failing,
+        }
+    }
+}
+
+/// The transaction in flight.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub batch: Arc<Batch>,
+    /// The messages it holds.
+    pub mids: Vec<Mid>,
+    /// How many of its changes, the first ones, came from [`Gather::queue`].
+    pub queued: usize,
+    /// Monotonic, µs.
+    pub since: u64,
+}
+
+/// What waits for the next transaction.
+#[derive(Debug)]
+pub(super) struct Gather {
+    /// Messages, and since when (monotonic, µs). Those that have ended meanwhile are struck out when taken.
+    pub messages: VecDeque<(Mid, u64)>,
+    changes: VecDeque<Change>,
+    /// How many changes were ever queued, and how many of them are committed: what a 2 or 12 waits for.
+    queued: u64,
+    committed: u64,
+    pub in_flight: Option<InFlight>,
+    pub next_number: u64,
+    pub health: Health,
+    /// While not storing: when the next probe is due. Monotonic, µs.
+    pub probe_at: u64,
+    /// Door log entries among `changes`.
+    door_entries: usize,
+}
+
+impl Gather {
+    pub(super) fn new() -> Gather {
+        Gather {
+            messages: VecDeque::new(),
+            changes: VecDeque::new(),
+            queued: 0,
+            committed: 0,
+            in_flight: None,
+            next_number: 1,
+            health: Health::Storing,
+            probe_at: 0,
+            door_entries: 0,
+        }
+    }
+
+    pub(super) fn is_storing(&self) -> bool {
+        self.health == Health::Storing
+    }
+
+    /// Nothing waits and nothing is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.messages.is_empty() && self.changes.is_empty() && self.in_flight.is_none()
+    }
+
+    pub(super) fn waiting_changes(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Queues a change. Returns the count that [`Gather::is_committed`] waits for.
+    pub(super) fn queue(&mut self, change: Change) -> u64 {
+        if matches!(change, Change::LogDoor(_) | Change::SettleDoor { .. }) {
+            self.door_entries += 1;
+        }
+        self.changes.push_back(change);
+        self.queued += 1;
+        self.queued
+    }
+
+    /// The count of the change queued last.
+    pub(super) fn last_queued(&self) -> u64 {
+        self.queued
+    }
+
+    pub(super) fn is_committed(&self, count: u64) -> bool {
+        self.committed >= count
+    }
+
+    pub(super) fn door_entries(&self) -> usize {
+        self.door_entries
+    }
+
+    /// Drops the oldest waiting entry of the door log.
+    pub(super) fn drop_door_entry(&mut self) {
+        let oldest = self.changes.iter().position(|change| matches!(change, Change::LogDoor(_) | Change::SettleDoor { .. }));
+        if let Some(at) = oldest {
+            self.changes.remove(at);
+            self.door_entries -= 1;
+            self.committed += 1;
+        }
+    }
+
+    /// Takes up to `most` changes for a transaction; with the disk full only deletions, the others stay in order.
+    pub(super) fn take(&mut self, most: usize) -> Vec<Change> {
+        let mut taken = Vec::new();
+        if self.health == Health::Full {
+            let mut kept = VecDeque::new();
+            for change in self.changes.drain(..) {
+                if taken.len() < most && change.is_deletion() {
+                    taken.push(change);
+                } else {
+                    kept.push_back(change);
+                }
+            }
+            self.changes = kept;
+        } else {
+            taken.extend(self.changes.drain(..most.min(self.changes.len())));
+        }
+        self.door_entries -= door_entries(&taken);
+        taken
+    }
+
+    /// The changes of the batch in flight are on disk.
+    pub(super) fn commit(&mut self, changes: usize) {
+        self.committed += changes as u64;
+    }
+
+    /// The changes of the batch in flight go into the next one.
+    pub(super) fn put_back(&mut self, changes: Vec<Change>) {
+        self.door_entries += door_entries(&changes);
+        for change in changes.into_iter().rev() {
+            self.changes.push_front(change);
+        }
+    }
+}
+
+fn door_entries(changes: &[Change]) -> usize {
+    changes.iter().filter(|change| matches!(change, Change::LogDoor(_) | Change::SettleDoor { .. })).count()
+}

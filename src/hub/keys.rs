@@ -1,0 +1,88 @@
+//! Remembered `opts.id`s (Protocol §4): what a repeat is answered with. Texts are kept on disk, here only their hashes.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+
+use crate::hub::hash::NumberMap;
+use crate::hub::storage::KeyRecord;
+use crate::limits::IDEMPOTENCY_KEYS_MAX;
+use crate::names::Mid;
+use crate::protocol::frame::Published;
+
+/// One remembered key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remembered {
+    pub published: Published,
+    /// Service time, ms.
+    pub at: u64,
+    /// Its first publish is answered; until then repeats wait for it.
+    pub answered: bool,
+}
+
+/// All remembered keys.
+#[derive(Debug)]
+pub(super) struct Keys {
+    by_hash: NumberMap<u128, Remembered>,
+    /// Oldest first; may name keys that were forgotten since.
+    order: VecDeque<u128>,
+    low: RandomState,
+    high: RandomState,
+}
+
+impl Keys {
+    pub(super) fn new() -> Keys {
+        Keys { by_hash: NumberMap::default(), order: VecDeque::new(), low: RandomState::new(), high: RandomState::new() }
+    }
+
+    /// 128 bits of keyed hash: no peer can make two keys collide.
+    pub(super) fn hash(&self, publisher: &str, id: &str) -> u128 {
+        u128::from(self.low.hash_one((publisher, id))) | u128::from(self.high.hash_one((publisher, id))) << 64
+    }
+
+    pub(super) fn find(&self, hash: u128) -> Option<Remembered> {
+        self.by_hash.get(&hash).copied()
+    }
+
+    pub(super) fn begin(&mut self, hash: u128, published: Published, at: u64) {
+        self.by_hash.insert(hash, Remembered { published, at, answered: false });
+        self.order.push_back(hash);
+    }
+
+    pub(super) fn answer(&mut self, hash: u128, published: Published) {
+        if let Some(key) = self.by_hash.get_mut(&hash) {
+            key.published = published;
+            key.answered = true;
+        }
+    }
+
+    pub(super) fn forget(&mut self, hash: u128) {
+        self.by_hash.remove(&hash);
+    }
+
+    pub(super) fn restore(&mut self, record: &KeyRecord) {
+        let hash = self.hash(&record.publisher, &record.id);
+        let published = Published { mid: record.mid, online: record.online, stored: record.stored };
+        self.begin(hash, published, record.at);
+        self.answer(hash, published);
+    }
+
+    /// Forgets up to `most` keys used before `before` (service time, ms) or over the bound on their number.
+    /// Returns the newest mid forgotten for number's sake, and whether any was forgotten.
+    pub(super) fn prune(&mut self, before: u64, most: usize) -> Option<Mid> {
+        let mut newest = None;
+        for _ in 0..most {
+            let Some(&hash) = self.order.front() else { break };
+            let over = self.order.len() > IDEMPOTENCY_KEYS_MAX;
+            match self.by_hash.get(&hash) {
+                Some(key) if key.answered && (over || key.at < before) => {
+                    newest = newest.max(Some(key.published.mid));
+                    self.by_hash.remove(&hash);
+                }
+                Some(_) => break,
+                None => {}
+            }
+            self.order.pop_front();
+        }
+        newest
+    }
+}

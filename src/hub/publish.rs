@@ -1,0 +1,314 @@
+//! Flow: one publish from its frame to its receivers (Protocol §4). Its `-6` comes from `commits` or `deliveries`.
+
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::hub::effects::{Effects, Target};
+use crate::hub::links::Flow;
+use crate::hub::live_only::LiveMessage;
+use crate::hub::pending::{Pending, PendingKey, Publisher, Receiver, Stage};
+use crate::hub::storage::{Change, KeyRecord};
+use crate::limits::{DELIVERIES_PER_TURN_MAX, GRACE_MAX, GRACE_MIN, UNCOMMITTED_BYTES_MAX};
+use crate::names::{Alias, LinkId, Mid, Topic};
+use crate::protocol::frame::{Message, Num, Publish, Published, Receivers, Reply};
+use crate::protocol::refusal::{Code, Refusal};
+
+/// A session that let so many graces pass in a row counts as offline for the grace (Design §6).
+const MISSED_MAX: u8 = 4;
+
+/// A publish that is being handed to its receivers, a slice a turn.
+#[derive(Debug)]
+pub(super) struct FanOut {
+    mid: Mid,
+    /// The next receiver's index.
+    next: usize,
+    /// Receivers handed to so far that can't be expected to acknowledge within a grace.
+    offline: u32,
+    /// The longest mean time of acknowledgement among the others, µs.
+    ack_mean: u32,
+}
+
+impl Hub {
+    /// 6.
+    pub(super) fn publish(&mut self, id: LinkId, publish: Publish, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let Some(link) = self.links.find_mut(id) else { return Ok(()) };
+        link.settled = true;
+        if self.rates.is_limited() {
+            let publisher = self.publisher_name(id);
+            if !self.rates.take(publisher, self.now.mono) {
+                return Err(Refusal::new(Code::RateLimited, "limits.publish_rate"));
+            }
+        }
+        let key = publish.id.as_deref().map(|key| self.key_of(id, key));
+        if let Some(key) = &key
+            && self.is_repeat(id, key.hash, &num, fx)
+        {
+            return Ok(());
+        }
+        let (receivers, topics) = self.receivers(&publish)?;
+        if publish.time_to_live == 0 {
+            return self.publish_live_only(id, publish, receivers, topics, key, num, fx);
+        }
+        self.admit(&receivers, publish.msg.len(), publish.receipt || key.is_some())?;
+        let mid = self.next_mid(fx).ok_or(Refusal::new(Code::Unavailable, ""))?;
+        let online = receivers.iter().filter(|receiver| self.aliases.get(receiver.alias).is_online()).count() as u32;
+        let published = Published { mid, online, stored: receivers.len() as u32 - online };
+        self.counters.publishes += 1;
+        if receivers.is_empty() && key.is_none() {
+            fx.reply(id, Reply::Published(published, num));
+            return Ok(());
+        }
+        if let Some(key) = &key {
+            self.keys.begin(key.hash, published, self.now.service);
+        }
+        let message = Arc::new(self.message(id, mid, publish, topics));
+        self.deliveries += receivers.len();
+        self.bodies += message.body.len() as u64;
+        if let Some(link) = self.links.find_mut(id) {
+            link.unanswered += 1;
+        }
+        self.pending.add(Box::new(Pending {
+            left: receivers.len() as u32,
+            receivers,
+            stage: Stage::FanOut,
+            needs_commit: message.receipt || key.is_some(),
+            publishers: vec![Publisher { link: id, num }],
+            published,
+            key,
+            ended: Vec::new(),
+            sent: self.now.mono,
+            message,
+        }));
+        self.fan_out = Some(FanOut { mid, next: 0, offline: 0, ack_mean: 0 });
+        self.fan_out_slice(fx);
+        Ok(())
+    }
+
+    fn message(&self, id: LinkId, mid: Mid, publish: Publish, topics: Box<[Topic]>) -> Message {
+        Message {
+            mid,
+            ts: self.now.wall,
+            expires: self.now.service + u64::from(publish.time_to_live) * 1_000,
+            topics,
+            receipt: publish.receipt,
+            publisher: if publish.receipt { self.alias_of(id) } else { None },
+            body: publish.msg,
+        }
+    }
+
+    fn alias_of(&self, id: LinkId) -> Option<Alias> {
+        self.link(id)?.alias.map(|key| self.aliases.get(key).name.clone())
+    }
+
+    /// Whose `opts.id` and rate it is: the bound alias, else the token's label, else the address (Protocol §4).
+    fn publisher_name(&self, id: LinkId) -> Box<str> {
+        let Some(link) = self.link(id) else { return "".into() };
+        match (link.alias, &link.claims) {
+            (Some(key), _) => format!("alias:{}", self.aliases.get(key).name).into(),
+            (None, Some(claims)) => format!("label:{}", claims.label.as_str()).into(),
+            (None, None) => format!("address:{}", link.address).into(),
+        }
+    }
+
+    fn key_of(&self, id: LinkId, key: &str) -> Box<PendingKey> {
+        let publisher = self.publisher_name(id);
+        Box::new(PendingKey { hash: self.keys.hash(&publisher, key), publisher, id: key.into() })
+    }
+
+    /// Answers a repeat as the first was answered, or lets it wait for that.
+    fn is_repeat(&mut self, id: LinkId, hash: u128, num: &Option<Num>, fx: &mut Effects) -> bool {
+        let Some(key) = self.keys.find(hash) else { return false };
+        if key.answered {
+            fx.reply(id, Reply::Published(key.published, num.clone()));
+        } else if let Some(pending) = self.pending.get_mut(key.published.mid) {
+            pending.publishers.push(Publisher { link: id, num: num.clone() });
+            if let Some(link) = self.links.find_mut(id) {
+                link.unanswered += 1;
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Who gets it, each once, and the topics that their `t:5` can name.
+    fn receivers(&mut self, publish: &Publish) -> Result<(Vec<Receiver>, Box<[Topic]>), Refusal> {
+        match &publish.to {
+            Receivers::Aliases(names) => Ok((self.named_receivers(names, publish.time_to_live > 0)?, Box::default())),
+            Receivers::Topics(topics) => Ok((self.subscribed_receivers(topics), topics.clone().into())),
+        }
+    }
+
+    fn named_receivers(&mut self, names: &[Alias], may_wait: bool) -> Result<Vec<Receiver>, Refusal> {
+        if may_wait {
+            let new = names.iter().filter(|name| self.aliases.find(name.as_str()).is_none()).count();
+            if new > 0 && self.aliases.count() + new > self.options.limits.aliases {
+                return Err(Refusal::new(Code::Quota, "limits.aliases"));
+            }
+            if new > 0 && !self.gather.is_storing() {
+                return Err(Refusal::new(Code::Unavailable, ""));
+            }
+        }
+        let mut receivers = Vec::with_capacity(names.len());
+        for name in names {
+            match self.aliases.find(name.as_str()) {
+                Some(alias) => receivers.push(Receiver { alias, topic: None }),
+                None if may_wait => {
+                    let alias = self.aliases.add(name, self.now.wall, self.now.service);
+                    receivers.push(Receiver { alias, topic: None });
+                }
+                None => {}
+            }
+        }
+        Ok(receivers)
+    }
+
+    fn subscribed_receivers(&self, topics: &[Topic]) -> Vec<Receiver> {
+        let mut receivers: Vec<Receiver> = Vec::new();
+        for (index, topic) in topics.iter().enumerate() {
+            let topic_index = u16::try_from(index).ok();
+            receivers.extend(self.aliases.subscribers(topic).iter().map(|alias| Receiver { alias: *alias, topic: topic_index }));
+        }
+        if topics.len() > 1 {
+            receivers.sort_unstable_by_key(|receiver| (receiver.alias, receiver.topic));
+            receivers.dedup_by_key(|receiver| receiver.alias);
+        }
+        receivers
+    }
+
+    /// Refuses what could not be kept, before anything is sent.
+    fn admit(&self, receivers: &[Receiver], bytes: usize, needs_commit: bool) -> Result<(), Refusal> {
+        let limits = &self.options.limits;
+        if self.pending.bytes() + bytes > UNCOMMITTED_BYTES_MAX {
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
+        let full = self.deliveries + receivers.len() > limits.deliveries || self.bodies + bytes as u64 > limits.bodies;
+        if !full && self.gather.is_storing() {
+            return Ok(());
+        }
+        if !self.gather.is_storing() && needs_commit {
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
+        if receivers.iter().all(|receiver| self.aliases.get(receiver.alias).is_online()) {
+            return Ok(());
+        }
+        Err(if full { Refusal::new(Code::Quota, "limits.deliveries") } else { Refusal::new(Code::Unavailable, "") })
+    }
+
+    /// Hands the message to the next slice of its receivers.
+    pub(super) fn fan_out_slice(&mut self, fx: &mut Effects) {
+        let Some(mut fan) = self.fan_out.take() else { return };
+        let Some(pending) = self.pending.get_mut(fan.mid) else { return };
+        let (links, aliases) = (&mut self.links, &mut self.aliases);
+        let end = pending.receivers.len().min(fan.next + DELIVERIES_PER_TURN_MAX);
+        let start = fx.targets.len();
+        let mut over = Vec::new();
+        for receiver in &pending.receivers[fan.next..end] {
+            let entry = aliases.get_mut(receiver.alias);
+            entry.owed.push_back(fan.mid);
+            if entry.owed.len() > self.options.limits.deliveries_per_alias {
+                over.push(receiver.alias);
+            }
+            let mut ack_mean = u32::MAX;
+            for session in &entry.sessions {
+                let Some(link) = links.find_mut(*session).filter(|link| link.flow == Flow::Level) else { continue };
+                link.cursor = fan.mid;
+                entry.pushed = fan.mid;
+                if link.missed < MISSED_MAX {
+                    ack_mean = ack_mean.min(link.ack_mean);
+                }
+                fx.targets.push(Target { link: *session, alias: entry.name.clone(), topic: receiver.topic, dup: false });
+            }
+            match ack_mean {
+                u32::MAX => fan.offline += 1,
+                ack_mean => fan.ack_mean = fan.ack_mean.max(ack_mean),
+            }
+        }
+        self.counters.deliveries += (end - fan.next) as u64;
+        fx.push(&pending.message, start, false);
+        let done = end == pending.receivers.len();
+        fan.next = end;
+        for alias in over {
+            self.drop_oldest(alias, fx);
+        }
+        if done {
+            self.fanned_out(&fan, fx);
+        } else {
+            self.fan_out = Some(fan);
+        }
+    }
+
+    /// Everybody online has it: lets acknowledgements beat the commit, or goes to the store (Design §1b).
+    fn fanned_out(&mut self, fan: &FanOut, fx: &mut Effects) {
+        let now = self.now.mono;
+        let Some(pending) = self.pending.get_mut(fan.mid) else { return };
+        if pending.left == 0 && !pending.needs_commit {
+            self.delivered(fan.mid, fx);
+        } else if fan.offline == 0 && !pending.needs_commit {
+            pending.stage = Stage::Grace;
+            let grace = (u64::from(fan.ack_mean) * 4).clamp(GRACE_MIN.as_micros() as u64, GRACE_MAX.as_micros() as u64);
+            self.pending.wait(fan.mid, now, now + grace);
+        } else {
+            self.gather_message(fan.mid);
+        }
+    }
+
+    /// time_to_live 0: to live sessions only, nothing owed, answered at once.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one publish, taken apart by its only caller")]
+    fn publish_live_only(
+        &mut self,
+        id: LinkId,
+        publish: Publish,
+        receivers: Vec<Receiver>,
+        topics: Box<[Topic]>,
+        key: Option<Box<PendingKey>>,
+        num: Option<Num>,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let mid = self.next_mid(fx).ok_or(Refusal::new(Code::Unavailable, ""))?;
+        self.counters.publishes += 1;
+        let message = Arc::new(self.message(id, mid, publish, topics));
+        let start = fx.targets.len();
+        let mut names = Vec::new();
+        for receiver in receivers {
+            let entry = self.aliases.get(receiver.alias);
+            if !entry.is_online() {
+                continue;
+            }
+            names.push(entry.name.clone());
+            fx.targets.extend(entry.sessions.iter().map(|session| Target {
+                link: *session,
+                alias: entry.name.clone(),
+                topic: receiver.topic,
+                dup: false,
+            }));
+        }
+        fx.push(&message, start, true);
+        let published = Published { mid, online: names.len() as u32, stored: 0 };
+        self.counters.deliveries += names.len() as u64;
+        if !names.is_empty() {
+            let publisher = message.publisher.clone();
+            let remembered = LiveMessage { receivers: names, receipt: message.receipt, publisher, at: self.now.mono };
+            self.live_only.remember(mid, remembered);
+        }
+        if let Some(key) = key {
+            self.keys.begin(key.hash, published, self.now.service);
+            self.keys.answer(key.hash, published);
+            self.gather.queue(Change::SaveKey(key_record(&key, published, self.now.service)));
+        }
+        fx.reply(id, Reply::Published(published, num));
+        Ok(())
+    }
+}
+
+/// The row of a key.
+pub(super) fn key_record(key: &PendingKey, published: Published, at: u64) -> KeyRecord {
+    KeyRecord {
+        publisher: key.publisher.clone(),
+        id: key.id.clone(),
+        at,
+        mid: published.mid,
+        online: published.online,
+        stored: published.stored,
+    }
+}

@@ -1,0 +1,261 @@
+//! Flow: links that bind, subscribe and leave (Protocol §2, §3).
+
+use std::sync::Arc;
+
+use crate::hub::Hub;
+use crate::hub::access::may_bind;
+use crate::hub::aliases::AliasKey;
+use crate::hub::effects::{Closing, Effects};
+use crate::hub::links::{Flow, Hold, HoldKind};
+use crate::hub::storage::Change;
+use crate::limits::{DISK_HOLD_MAX, SESSIONS_PER_ALIAS_MAX};
+use crate::names::{Alias, LinkId, Topic};
+use crate::protocol::frame::{BindKind, Num, Reply};
+use crate::protocol::refusal::{Code, Refusal};
+use crate::token::Claims;
+
+/// An alias's last time seen is written when it has moved by this much: a phone that comes and goes wears no flash.
+const SEEN_SAVED_EVERY_MS: u64 = 3_600_000;
+
+impl Hub {
+    /// 1, 11, 14.
+    pub(super) fn bind_frame(
+        &mut self,
+        id: LinkId,
+        kind: BindKind,
+        named: Option<&Alias>,
+        extended: bool,
+        num: Option<Num>,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let (key, fresh) = self.bind(id, named, fx)?;
+        let alias = self.aliases.get(key).name.clone();
+        let wall = self.now.wall;
+        let Some(link) = self.links.find_mut(id) else { return Ok(()) };
+        link.extended |= extended;
+        let ts = (kind == BindKind::Heartbeat && link.extended).then_some(wall);
+        fx.reply(id, Reply::Bound { kind, alias, ts, num });
+        if fresh || kind != BindKind::Heartbeat {
+            self.resend(id);
+        }
+        Ok(())
+    }
+
+    /// The alias that the link has or now gets, and whether it is new to it.
+    pub(super) fn bind(&mut self, id: LinkId, named: Option<&Alias>, fx: &mut Effects) -> Result<(AliasKey, bool), Refusal> {
+        let Some(link) = self.links.find(id) else { return Err(Refusal::new(Code::NoAlias, "")) };
+        if let Some(key) = link.alias {
+            self.check_named(key, named)?;
+            return Ok((key, false));
+        }
+        let Some(named) = named else { return Err(Refusal::new(Code::NoAlias, "alias")) };
+        may_bind(link.claims.as_deref(), named)?;
+        let key = self.known_or_new(named)?;
+        self.make_room(key, fx);
+        let now = self.now;
+        let Some(link) = self.links.find_mut(id) else { return Err(Refusal::new(Code::NoAlias, "")) };
+        link.alias = Some(key);
+        link.settled = true;
+        link.flow = Flow::Pulling;
+        let transport = link.transport;
+        let entry = self.aliases.get_mut(key);
+        if entry.sessions.capacity() == 0 {
+            entry.sessions.reserve_exact(1);
+        }
+        entry.sessions.push(id);
+        entry.transport = Some(transport);
+        entry.last_seen = now.wall;
+        entry.last_seen_service = now.service;
+        let name = entry.name.clone();
+        self.presence.join(transport, &name);
+        self.counters.binds += 1;
+        Ok((key, true))
+    }
+
+    fn check_named(&self, key: AliasKey, named: Option<&Alias>) -> Result<(), Refusal> {
+        match named {
+            Some(named) if *named != self.aliases.get(key).name => Err(Refusal::new(Code::AliasMismatch, "alias")),
+            _ => Ok(()),
+        }
+    }
+
+    fn known_or_new(&mut self, name: &Alias) -> Result<AliasKey, Refusal> {
+        if let Some(key) = self.aliases.find(name.as_str()) {
+            return Ok(key);
+        }
+        if self.aliases.count() >= self.options.limits.aliases {
+            return Err(Refusal::new(Code::Quota, "alias"));
+        }
+        Ok(self.aliases.add(name, self.now.wall, self.now.service))
+    }
+
+    /// With eight sessions, ends the one heard from longest ago.
+    fn make_room(&mut self, key: AliasKey, fx: &mut Effects) {
+        let sessions = &self.aliases.get(key).sessions;
+        if sessions.len() < SESSIONS_PER_ALIAS_MAX {
+            return;
+        }
+        let quietest = sessions.iter().copied().min_by_key(|id| self.links.find(*id).map_or(0, |link| link.heard));
+        if let Some(quietest) = quietest {
+            self.close(quietest, Closing::Replaced, fx);
+        }
+    }
+
+    /// Everything unacknowledged goes to the session again, from the oldest on.
+    pub(super) fn resend(&mut self, id: LinkId) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.cursor = crate::names::Mid::ZERO;
+            link.generation += 1;
+            if link.flow != Flow::Congested {
+                link.flow = Flow::Waiting;
+                self.pages.make_ready(id);
+            }
+        }
+    }
+
+    /// The bound alias of a link, for the frames that need one and never bind.
+    fn bound(&self, id: LinkId, named: Option<&Alias>) -> Result<AliasKey, Refusal> {
+        let key = self.link(id).and_then(|link| link.alias).ok_or(Refusal::new(Code::NoAlias, "alias"))?;
+        self.check_named(key, named)?;
+        Ok(key)
+    }
+
+    /// 3.
+    pub(super) fn topics(&mut self, id: LinkId, named: Option<&Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let key = self.bound(id, named)?;
+        fx.reply(id, Reply::Topics { num, topics: self.aliases.topics(key) });
+        Ok(())
+    }
+
+    /// 2.
+    pub(super) fn register(
+        &mut self,
+        id: LinkId,
+        named: Option<&Alias>,
+        topics: &[Topic],
+        info: Option<Box<str>>,
+        num: Option<Num>,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let key = self.bound(id, named)?;
+        if !self.gather.is_storing() {
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
+        let new = topics.iter().filter(|topic| !self.aliases.is_subscribed(key, topic)).count();
+        if new > 0 && self.aliases.get(key).topics.len() + new > self.options.limits.topics_per_alias {
+            return Err(Refusal::new(Code::Quota, "topic"));
+        }
+        let entry = self.aliases.get_mut(key);
+        let informed = info.is_some() && info != entry.info;
+        if informed {
+            entry.info = info;
+        }
+        if informed || !entry.saved {
+            self.save_alias(key);
+        }
+        let alias = self.aliases.id(key);
+        for topic in topics {
+            if self.aliases.subscribe(key, topic) {
+                self.gather.queue(Change::Subscribe(alias, topic.clone()));
+            }
+        }
+        self.hold_for_disk(id, HoldKind::Register(self.gather.last_queued()), num, fx);
+        Ok(())
+    }
+
+    /// 12.
+    pub(super) fn unregister(
+        &mut self,
+        id: LinkId,
+        named: Option<&Alias>,
+        topics: &[Topic],
+        num: Option<Num>,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let key = self.bound(id, named)?;
+        if !self.gather.is_storing() {
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
+        let alias = self.aliases.id(key);
+        for topic in topics {
+            if self.aliases.unsubscribe(key, topic) {
+                self.gather.queue(Change::Unsubscribe(alias, topic.clone()));
+            }
+        }
+        self.hold_for_disk(id, HoldKind::Unregister(self.gather.last_queued()), num, fx);
+        Ok(())
+    }
+
+    /// Holds the link until what is queued is committed; answers at once if it already is.
+    fn hold_for_disk(&mut self, id: LinkId, kind: HoldKind, num: Option<Num>, fx: &mut Effects) {
+        self.hold(id, kind, num);
+        self.release_committed(id, fx);
+    }
+
+    pub(super) fn hold(&mut self, id: LinkId, kind: HoldKind, num: Option<Num>) {
+        let deadline = self.now.mono + DISK_HOLD_MAX.as_micros() as u64;
+        if let Some(link) = self.links.find_mut(id) {
+            link.hold = Some(Box::new(Hold { kind, num, deadline }));
+            self.timers.holding.push(id);
+        }
+    }
+
+    /// Queues the row of an alias.
+    pub(super) fn save_alias(&mut self, key: AliasKey) {
+        self.aliases.id(key);
+        let entry = self.aliases.get_mut(key);
+        entry.saved_seen = entry.last_seen_service;
+        if let Some(record) = entry.record() {
+            self.gather.queue(Change::SaveAlias(record));
+        }
+    }
+
+    /// Forgets a link and what hangs on it.
+    pub(super) fn end_link(&mut self, id: LinkId, fx: &mut Effects) {
+        let Some(link) = self.links.close(id) else { return };
+        self.leave_rooms(id, &link.rooms);
+        let Some(key) = link.alias else { return };
+        let now = self.now;
+        let entry = self.aliases.get_mut(key);
+        entry.sessions.retain(|session| *session != id);
+        entry.last_seen = now.wall;
+        entry.last_seen_service = now.service;
+        let name = entry.name.clone();
+        let last = entry.sessions.is_empty();
+        let moved = entry.saved && entry.saved_seen + SEEN_SAVED_EVERY_MS <= now.service;
+        self.presence.leave(link.transport, &name);
+        if last {
+            self.end_grace_of(key, fx);
+            if moved {
+                self.save_alias(key);
+            }
+            self.forget_if_empty(key);
+        }
+    }
+
+    /// Forgets an alias of which nothing is known that would be missed.
+    pub(super) fn forget_if_empty(&mut self, key: AliasKey) {
+        if self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
+            return;
+        }
+        if let Some(id) = self.aliases.forget(key).and_then(|entry| entry.id) {
+            self.gather.queue(Change::ForgetAlias(id));
+        }
+    }
+
+    /// Whose token a link has, since it came or since its first frame (Protocol §11).
+    pub fn set_claims(&mut self, id: LinkId, claims: Arc<Claims>) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.claims = Some(claims);
+        }
+    }
+
+    /// Ends every link whose claims `is_void` says no longer hold: revoked, or the key is gone.
+    pub fn end_void(&mut self, now: super::Now, is_void: impl Fn(&Claims) -> bool, fx: &mut Effects) {
+        self.now = now;
+        let void: Vec<LinkId> = self.links.iter().filter(|link| link.claims.as_deref().is_some_and(&is_void)).map(|link| link.id).collect();
+        for id in void {
+            self.refuse(id, Refusal::new(Code::BadToken, "token"), None, fx);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Flow: everything that happens because time passed. The driver asks when to call, and calls.
+
+use crate::hub::effects::{Closing, Effects};
+use crate::hub::storage::Change;
+use crate::hub::{Hub, Now};
+use crate::limits::{ALIAS_LIFE, BIND_WAIT, DELIVERIES_PER_TURN_MAX, DOOR_LOG_LIFE, IDEMPOTENCY_KEY_LIFE, REPORT_LIFE, REPORTS_MAX};
+use crate::names::{LinkId, Mid, Transport};
+
+/// Deadlines of links are looked at this often.
+const SWEEP_EVERY_US: u64 = 1_000_000;
+/// While something waits for the disk: how often its deadlines are looked at.
+const WAITS_EVERY_US: u64 = 100_000;
+/// Aliases looked at in one sweep: 100,000 take half an hour.
+const ALIASES_PER_SWEEP: usize = 64;
+/// Old reports and door log entries are deleted this often.
+const HOUSEKEEPING_EVERY_US: u64 = 3_600 * 1_000_000;
+
+/// What is due when.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// Links that something holds.
+    pub holding: Vec<LinkId>,
+    /// A buffer for graces that are over.
+    pub due: Vec<Mid>,
+    next_sweep: u64,
+    next_waits: u64,
+    next_housekeeping: u64,
+    /// Where the walk over the aliases goes on.
+    alias_place: usize,
+}
+
+impl Hub {
+    /// When [`Hub::tick`] must be called again: monotonic, µs.
+    #[must_use]
+    pub fn next_tick(&self) -> u64 {
+        let mut next = self.timers.next_sweep;
+        if !self.timers.holding.is_empty() || !self.gather.is_idle() {
+            next = next.min(self.timers.next_waits);
+        }
+        for due in [self.pending.next_due(), self.doors.next_deadline()].into_iter().flatten() {
+            next = next.min(due);
+        }
+        next
+    }
+
+    /// Does what is due. Each kind of work is bounded; what is left over is done at the next call.
+    pub fn tick(&mut self, now: Now, fx: &mut Effects) {
+        self.now = now;
+        self.end_graces();
+        self.end_openings(fx);
+        if now.mono >= self.timers.next_waits {
+            self.timers.next_waits = now.mono + WAITS_EVERY_US;
+            self.give_up_waits(fx);
+            self.give_up_holds(fx);
+            self.expire(DELIVERIES_PER_TURN_MAX);
+        }
+        if now.mono >= self.timers.next_sweep {
+            self.timers.next_sweep = now.mono + SWEEP_EVERY_US;
+            self.sweep_links(fx);
+            self.sweep_aliases();
+            self.live_only.prune(now.mono);
+            self.prune_keys();
+            self.pages.retry_failed();
+        }
+        if now.mono >= self.timers.next_housekeeping {
+            self.timers.next_housekeeping = now.mono + HOUSEKEEPING_EVERY_US;
+            let before = |life: std::time::Duration| now.wall.saturating_sub(life.as_millis() as u64);
+            self.gather.queue(Change::ForgetReports { before: before(REPORT_LIFE), keep: REPORTS_MAX });
+            self.gather.queue(Change::ForgetDoorLogBefore(before(DOOR_LOG_LIFE)));
+        }
+    }
+
+    fn give_up_holds(&mut self, fx: &mut Effects) {
+        let now = self.now.mono;
+        let holding = std::mem::take(&mut self.timers.holding);
+        for id in holding {
+            match self.link(id).and_then(|link| link.hold.as_ref()).map(|hold| hold.deadline) {
+                Some(deadline) if deadline <= now => {
+                    self.give_up_hold(id, fx);
+                    self.run_backlog(id, fx);
+                }
+                Some(_) => self.timers.holding.push(id),
+                None => {}
+            }
+        }
+    }
+
+    /// Idle links, links that never bound, tokens that have expired.
+    fn sweep_links(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let idle = self.options.limits.tcp_idle.as_micros() as u64;
+        let unbound = BIND_WAIT.as_micros() as u64;
+        let mut ending = Vec::new();
+        for link in self.links.iter() {
+            let is_tcp = link.transport == Transport::Tcp;
+            if link.claims.as_ref().is_some_and(|claims| claims.expires != 0 && claims.expires <= now.wall / 1_000) {
+                ending.push((link.id, Closing::BadToken));
+            } else if is_tcp && now.mono.saturating_sub(link.heard) >= idle {
+                ending.push((link.id, Closing::Idle));
+            } else if is_tcp && !link.settled && now.mono.saturating_sub(link.opened) >= unbound {
+                ending.push((link.id, Closing::Unbound));
+            }
+        }
+        for (id, why) in ending {
+            self.close(id, why, fx);
+        }
+    }
+
+    /// A few aliases: what has ended is taken from their lists; who was not here for half a year is forgotten.
+    fn sweep_aliases(&mut self) {
+        for _ in 0..ALIASES_PER_SWEEP.min(self.aliases.places()) {
+            self.timers.alias_place = (self.timers.alias_place + 1) % self.aliases.places();
+            let Some(key) = self.aliases.at_place(self.timers.alias_place) else { continue };
+            self.purge_owed(key);
+            let entry = self.aliases.get(key);
+            let gone_for = self.now.service.saturating_sub(entry.last_seen_service);
+            let lapsed = !entry.is_online() && entry.owed.is_empty() && gone_for >= ALIAS_LIFE.as_millis() as u64;
+            if lapsed && !entry.is_forgettable() {
+                let name = entry.name.clone();
+                log::info!("alias_forgotten alias={name} topics={} days={}", entry.topics.len(), ALIAS_LIFE.as_secs() / 86_400);
+                for topic in self.aliases.topics(key) {
+                    self.aliases.unsubscribe(key, &topic);
+                }
+                self.aliases.get_mut(key).info = None;
+            }
+            self.forget_if_empty(key);
+        }
+    }
+
+    fn prune_keys(&mut self) {
+        let before = self.now.service.saturating_sub(IDEMPOTENCY_KEY_LIFE.as_millis() as u64);
+        if let Some(mid) = self.keys.prune(before, DELIVERIES_PER_TURN_MAX) {
+            self.gather.queue(Change::ForgetKeysBefore { at: before, mid: Mid::new(mid.number() + 1) });
+        }
+    }
+}
