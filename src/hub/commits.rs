@@ -51,18 +51,18 @@ impl Hub {
     }
 
     /// Its last session has ended: no acknowledgement will come in time.
-    pub(super) fn end_grace_of(&mut self, key: AliasKey, fx: &mut Effects) {
+    pub(super) fn end_grace_of(&mut self, key: AliasKey) {
         let owed = &self.aliases.get(key).owed;
         let in_grace = |mid: &Mid| self.pending.get(*mid).is_some_and(|pending| pending.stage == Stage::Grace);
         let mids: Vec<Mid> = owed.iter().copied().filter(in_grace).collect();
         for mid in mids {
             self.gather_message(mid);
         }
-        self.begin_batch(fx);
     }
 
     /// Hands the store the next transaction, if it is idle and something waits. Called at the end of each turn.
-    pub fn begin_batch(&mut self, fx: &mut Effects) {
+    pub fn begin_batch(&mut self, now: crate::hub::Now, fx: &mut Effects) {
+        self.now = now;
         let gather = &self.gather;
         let something = !gather.messages.is_empty() || gather.waiting_changes() > 0;
         let due = if gather.is_storing() { something } else { self.now.mono >= gather.probe_at };
@@ -302,6 +302,18 @@ impl Hub {
         };
         fx.reply(id, reply);
         true
+    }
+
+    /// How many changes were ever queued for the store.
+    #[must_use]
+    pub fn queued_changes(&self) -> u64 {
+        self.gather.last_queued()
+    }
+
+    /// Whether the first `count` of them are committed.
+    #[must_use]
+    pub fn has_committed(&self, count: u64) -> bool {
+        self.gather.is_committed(count)
     }
 
     fn release_all_committed(&mut self, fx: &mut Effects) {

@@ -200,7 +200,7 @@ impl Hub {
         self.now = now;
         match input {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
-            Input::Gone(link) => self.end_link(link, fx),
+            Input::Gone(link) => self.end_link(link),
             Input::Congested { link, from } => self.congested(link, from),
             Input::Drained(link) => self.drained(link, fx),
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
@@ -314,7 +314,7 @@ impl Hub {
 
     /// Ends a link of our own accord.
     fn close(&mut self, id: LinkId, why: Closing, fx: &mut Effects) {
-        self.end_link(id, fx);
+        self.end_link(id);
         fx.list.push(Effect::Close(id, why));
     }
 

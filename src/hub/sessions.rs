@@ -211,7 +211,7 @@ impl Hub {
     }
 
     /// Forgets a link and what hangs on it.
-    pub(super) fn end_link(&mut self, id: LinkId, fx: &mut Effects) {
+    pub(super) fn end_link(&mut self, id: LinkId) {
         let Some(link) = self.links.close(id) else { return };
         self.leave_rooms(id, &link.rooms);
         let Some(key) = link.alias else { return };
@@ -225,7 +225,7 @@ impl Hub {
         let moved = entry.saved && entry.saved_seen + SEEN_SAVED_EVERY_MS <= now.service;
         self.presence.leave(link.transport, &name);
         if last {
-            self.end_grace_of(key, fx);
+            self.end_grace_of(key);
             if moved {
                 self.save_alias(key);
             }

@@ -1,5 +1,9 @@
-//! runtime
+//! Where pure meets real: carries inputs to the hub and its effects to sockets and store. It decides nothing.
 
+pub mod answer;
 pub mod clock;
+pub mod driver;
+pub mod handle;
 pub mod keyring;
 pub mod logger;
+pub mod outbox;

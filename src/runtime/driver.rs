@@ -1,0 +1,431 @@
+//! The hub's task: inputs in, effects out. Door lane first, then whoever came first, a bounded piece of work each turn.
+//!
+//! A turn: act on the inputs that have gathered, write each touched outbox once, hand the store its next transaction. Between
+//! turns every task that is ready runs, so that what many links read at the same time is one turn's work (Design §1a).
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+
+use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
+use crate::hub::{Hub, Input, Now, takes_door_lane};
+use crate::limits::DELIVERIES_PER_TURN_MAX;
+use crate::names::{LinkId, Mid};
+use crate::protocol::encode;
+use crate::protocol::frame::{DoorFrame, DoorKind, Message, Reply};
+use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::runtime::answer::Answer;
+use crate::runtime::clock::{self, Clock};
+use crate::runtime::outbox::{Bounds, Outbox};
+use crate::store::StoreHandle;
+
+/// Inputs of the normal lane acted on before a turn ends.
+const INPUTS_PER_TURN_MAX: usize = 256;
+/// Empty buffers kept for the next outboxes.
+const SPARE_BUFFERS: usize = 64;
+/// The exit code after a panic in the hub: the state may be wrong, the store is whole, a supervisor restarts.
+const EXIT_BROKEN: i32 = 70;
+
+/// What the driver's task and the front-ends share.
+pub(super) struct Shared {
+    pub core: Mutex<Core>,
+    lanes: Mutex<Lanes>,
+    wake: AtomicWaker,
+    /// The door lane is not empty: looked at between pieces of a turn.
+    door_waits: AtomicBool,
+    pub clock: Clock,
+    pub bounds: Arc<Bounds>,
+}
+
+#[derive(Default)]
+struct Lanes {
+    door: VecDeque<Input>,
+    normal: VecDeque<Input>,
+}
+
+/// The hub and what its effects need. One task turns it; a front-end may look into it between turns.
+pub(super) struct Core {
+    pub hub: Hub,
+    fx: Effects,
+    outlets: Vec<Option<(u32, Outlet)>>,
+    touched: Vec<Arc<Outbox>>,
+    congested: Vec<(LinkId, Mid)>,
+    push: encode::Push,
+    spare: Vec<Vec<u8>>,
+    language: Language,
+    store: StoreHandle,
+    /// Who waits until the changes up to a count are committed.
+    barriers: Vec<(u64, Arc<Answer>)>,
+}
+
+/// Where what the hub says to a link goes.
+pub(super) enum Outlet {
+    /// A TCP link.
+    Line(Arc<Outbox>),
+    /// A REST request.
+    Answer(Arc<Answer>),
+}
+
+impl Shared {
+    pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>) -> Shared {
+        Shared {
+            core: Mutex::new(core),
+            lanes: Mutex::default(),
+            wake: AtomicWaker::new(),
+            door_waits: AtomicBool::new(false),
+            clock,
+            bounds,
+        }
+    }
+
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an input. Bounded: a link has one batch there at most, the store one batch and its pages.
+    pub(super) fn submit(&self, input: Input) {
+        let is_door = matches!(&input, Input::Frames { frames, .. } if takes_door_lane(frames));
+        let mut lanes = self.lanes();
+        if is_door {
+            lanes.door.push_back(input);
+            self.door_waits.store(true, Ordering::Release);
+        } else {
+            lanes.normal.push_back(input);
+        }
+        drop(lanes);
+        self.wake.wake();
+    }
+
+    /// Carries out effects that a front-end's direct call had, and lets the driver write.
+    pub(super) fn act<T>(&self, call: impl FnOnce(&mut Hub, Now, &mut Effects) -> T) -> T {
+        let now = self.clock.now();
+        let mut core = self.core();
+        let Core { hub, fx, .. } = &mut *core;
+        let result = call(hub, now, fx);
+        core.apply(now);
+        drop(core);
+        self.wake.wake();
+        result
+    }
+}
+
+/// Runs until the process ends.
+pub(super) async fn drive(shared: Arc<Shared>) {
+    let mut timer = Timer::default();
+    loop {
+        let turned = catch_unwind(AssertUnwindSafe(|| turn(&shared)));
+        match turned {
+            Ok(Turn::Again) => async_std::task::yield_now().await,
+            Ok(Turn::Idle { until }) => wait(&shared, &mut timer, until).await,
+            Err(_) => {
+                log::error!("hub_broken action=exit code={EXIT_BROKEN}");
+                std::process::exit(EXIT_BROKEN);
+            }
+        }
+    }
+}
+
+enum Turn {
+    /// There is more to do at once.
+    Again,
+    /// Nothing to do before that time, monotonic µs, unless an input comes.
+    Idle { until: u64 },
+}
+
+fn turn(shared: &Shared) -> Turn {
+    let mut core = shared.core();
+    let mut now = shared.clock.now();
+    let mut deliveries = 0;
+    for _ in 0..INPUTS_PER_TURN_MAX {
+        let Some(input) = next_input(shared) else { break };
+        if let Input::Stored { .. } = input {
+            shared.clock.committed(now.wall);
+        }
+        deliveries += core.handle(now, input);
+        if deliveries >= DELIVERIES_PER_TURN_MAX {
+            break;
+        }
+    }
+    while core.hub.has_work() && deliveries < DELIVERIES_PER_TURN_MAX && !shared.door_waits.load(Ordering::Acquire) {
+        let Core { hub, fx, .. } = &mut *core;
+        hub.proceed(now, fx);
+        deliveries += core.apply(now);
+    }
+    now.mono = clock::mono_us();
+    if now.mono >= core.hub.next_tick() {
+        let Core { hub, fx, .. } = &mut *core;
+        hub.tick(now, fx);
+        core.apply(now);
+    }
+    let Core { hub, fx, .. } = &mut *core;
+    hub.begin_batch(now, fx);
+    core.apply(now);
+    core.flush();
+    let lanes = shared.lanes();
+    if core.hub.has_work() || !lanes.door.is_empty() || !lanes.normal.is_empty() {
+        return Turn::Again;
+    }
+    Turn::Idle { until: core.hub.next_tick() }
+}
+
+fn next_input(shared: &Shared) -> Option<Input> {
+    let mut lanes = shared.lanes();
+    let input = lanes.door.pop_front().or_else(|| lanes.normal.pop_front());
+    shared.door_waits.store(!lanes.door.is_empty(), Ordering::Release);
+    input
+}
+
+/// A timer that is only set anew when an earlier time is needed: making one costs more than a turn.
+#[derive(Default)]
+struct Timer {
+    sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    due: u64,
+}
+
+impl Timer {
+    fn poll(&mut self, context: &mut Context<'_>, until: u64) -> Poll<()> {
+        let now = clock::mono_us();
+        if now >= until {
+            return Poll::Ready(());
+        }
+        if self.sleep.is_none() || self.due > until {
+            self.sleep = Some(Box::pin(async_std::task::sleep(Duration::from_micros(until - now))));
+            self.due = until;
+        }
+        let fired = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(context).is_ready());
+        if fired {
+            self.sleep = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+async fn wait(shared: &Shared, timer: &mut Timer, until: u64) {
+    let mut first = true;
+    poll_fn(|context| {
+        shared.wake.register(context.waker());
+        if !std::mem::take(&mut first) {
+            return Poll::Ready(());
+        }
+        let lanes = shared.lanes();
+        if !lanes.door.is_empty() || !lanes.normal.is_empty() {
+            return Poll::Ready(());
+        }
+        drop(lanes);
+        timer.poll(context, until)
+    })
+    .await;
+}
+
+impl Core {
+    pub(super) fn new(hub: Hub, language: Language, store: StoreHandle) -> Core {
+        Core {
+            hub,
+            fx: Effects::default(),
+            outlets: Vec::new(),
+            touched: Vec::new(),
+            congested: Vec::new(),
+            push: encode::Push::default(),
+            spare: Vec::with_capacity(SPARE_BUFFERS),
+            language,
+            store,
+            barriers: Vec::new(),
+        }
+    }
+
+    /// Gives a new link its outlet.
+    pub(super) fn connect(&mut self, link: LinkId, outlet: Outlet) {
+        let index = link.index as usize;
+        if self.outlets.len() <= index {
+            self.outlets.resize_with(index + 1, || None);
+        }
+        self.outlets[index] = Some((link.generation, outlet));
+    }
+
+    /// Answers `answer` when what is queued for the store now is committed.
+    pub(super) fn barrier(&mut self, answer: Arc<Answer>) {
+        self.barriers.push((self.hub.queued_changes(), answer));
+        self.release_barriers();
+    }
+
+    fn release_barriers(&mut self) {
+        let hub = &self.hub;
+        self.barriers.retain(|(count, answer)| {
+            let waits = !hub.has_committed(*count);
+            if !waits {
+                answer.give(Reply::Registered { num: None });
+            }
+            waits
+        });
+    }
+
+    /// Acts on one input. Returns how many deliveries it caused.
+    fn handle(&mut self, now: Now, input: Input) -> usize {
+        let gone = if let Input::Gone(link) = &input { Some(*link) } else { None };
+        let stored = matches!(input, Input::Stored { .. });
+        self.hub.handle(now, input, &mut self.fx);
+        let deliveries = self.apply(now);
+        if let Some(link) = gone {
+            self.disconnect(link);
+        }
+        if stored && !self.barriers.is_empty() {
+            self.release_barriers();
+        }
+        deliveries
+    }
+
+    fn disconnect(&mut self, link: LinkId) -> Option<Outlet> {
+        let place = self.outlets.get_mut(link.index as usize)?;
+        place.take_if(|(generation, _)| *generation == link.generation).map(|(_, outlet)| outlet)
+    }
+
+    /// Carries out all effects. Returns how many deliveries were among them.
+    fn apply(&mut self, now: Now) -> usize {
+        let mut fx = std::mem::take(&mut self.fx);
+        let deliveries = fx.targets.len();
+        for effect in fx.list.drain(..) {
+            self.carry_out(effect, &fx.targets, &fx.doors);
+        }
+        fx.clear();
+        self.fx = fx;
+        while let Some((link, from)) = self.congested.pop() {
+            self.hub.handle(now, Input::Congested { link, from }, &mut self.fx);
+            let has_room = self.outbox(link).is_some_and(|outbox| !outbox.congested());
+            if has_room {
+                self.hub.handle(now, Input::Drained(link), &mut self.fx);
+            }
+        }
+        deliveries
+    }
+
+    fn outbox(&self, link: LinkId) -> Option<&Arc<Outbox>> {
+        match self.outlets.get(link.index as usize)? {
+            Some((generation, Outlet::Line(outbox))) if *generation == link.generation => Some(outbox),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, targets: &[Target], doors: &[DoorTarget]) {
+        match effect {
+            Effect::Reply { link, reply } => self.reply(link, reply),
+            Effect::Notice { link, reply } => self.notice(link, &reply),
+            Effect::Push { message, targets: range, live_only } => self.push(&message, &targets[range], live_only),
+            Effect::Relay { frame, targets: range, at, ts } => self.relay(&frame, &doors[range], at, ts),
+            Effect::Ready(link) => {
+                if let Some(outbox) = self.outbox(link) {
+                    outbox.make_ready();
+                }
+            }
+            Effect::Close(link, why) => self.close(link, why),
+            Effect::Commit(batch) => self.store.commit(batch),
+            Effect::Read(request) => self.store.read(request),
+            Effect::TakeBlock => self.store.take_block(),
+        }
+    }
+
+    fn reply(&mut self, link: LinkId, reply: Reply) {
+        let Some(Some((generation, outlet))) = self.outlets.get(link.index as usize) else { return };
+        if *generation != link.generation {
+            return;
+        }
+        match outlet {
+            Outlet::Answer(answer) => answer.give(reply),
+            Outlet::Line(outbox) => {
+                if outbox.add(&mut self.spare, |line| encode::reply(&reply, self.language, line)) {
+                    self.touched.push(Arc::clone(outbox));
+                }
+            }
+        }
+    }
+
+    fn notice(&mut self, link: LinkId, reply: &Reply) {
+        let Some(Some((generation, Outlet::Line(outbox)))) = self.outlets.get(link.index as usize) else { return };
+        if *generation != link.generation {
+            return;
+        }
+        match outbox.offer(&mut self.spare, |line| encode::reply(reply, self.language, line)) {
+            Ok(true) => self.touched.push(Arc::clone(outbox)),
+            Ok(false) => {}
+            Err(_) => outbox.count_dropped(),
+        }
+    }
+
+    fn push(&mut self, message: &Message, targets: &[Target], live_only: bool) {
+        self.push.render(message);
+        for target in targets {
+            let Some(Some((generation, Outlet::Line(outbox)))) = self.outlets.get(target.link.index as usize) else { continue };
+            if *generation != target.link.generation {
+                continue;
+            }
+            let topic = target.topic.and_then(|at| message.topics.get(usize::from(at)));
+            match outbox.offer(&mut self.spare, |line| self.push.write(&target.alias, topic, target.dup, line)) {
+                Ok(true) => self.touched.push(Arc::clone(outbox)),
+                Ok(false) => {}
+                Err(_) if live_only => outbox.count_dropped(),
+                Err(refused) => {
+                    if refused.first {
+                        outbox.refuse();
+                        self.congested.push((target.link, message.mid));
+                    }
+                }
+            }
+        }
+    }
+
+    fn relay(&mut self, frame: &DoorFrame, targets: &[DoorTarget], at: u64, ts: u64) {
+        let opened_at = (frame.kind == DoorKind::Open).then_some(at);
+        for target in targets {
+            let Some(outbox) = self.outbox(target.link).map(Arc::clone) else { continue };
+            let mut line = Vec::with_capacity(frame.text.len() + 32);
+            encode::door_frame(frame, target.stamped.then_some(ts), &mut line);
+            line.push(b'\n');
+            if outbox.add_door(line, opened_at) {
+                self.touched.push(outbox);
+            }
+        }
+    }
+
+    fn close(&mut self, link: LinkId, why: Closing) {
+        match self.disconnect(link) {
+            Some(Outlet::Line(outbox)) => {
+                log::info!("link_closed link={link} reason={}", why.as_str());
+                if outbox.close() {
+                    self.touched.push(outbox);
+                }
+            }
+            Some(Outlet::Answer(answer)) => {
+                answer.give(Reply::Error { refusal: Refusal::new(Code::BadToken, "token"), num: None });
+            }
+            None => {}
+        }
+    }
+
+    /// Writes every touched outbox once.
+    fn flush(&mut self) {
+        for outbox in self.touched.drain(..) {
+            outbox.flush(&mut self.spare);
+        }
+    }
+
+    /// Cuts every link: the process is ending.
+    pub(super) fn cut_all(&mut self) {
+        self.flush();
+        for (_, outlet) in self.outlets.iter().flatten() {
+            if let Outlet::Line(outbox) = outlet {
+                outbox.cut();
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! All that a front-end can ask: open a link, hand over frames, wait for an answer, look at the counts.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use async_std::net::TcpStream;
+
+use crate::hub::links::Opening;
+use crate::hub::status::{Counters, Load, Sizes};
+use crate::hub::storage::ReportLine;
+use crate::hub::{Hub, Input};
+use crate::limits::{DISK_HOLD_MAX, Limits};
+use crate::names::{Alias, LinkId, Mid, Topic, Transport};
+use crate::protocol::frame::{Reply, Request};
+use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::runtime::answer::Answer;
+use crate::runtime::clock::{self, Clock};
+use crate::runtime::driver::{Core, Outlet, Shared, drive};
+use crate::runtime::outbox::{Bounds, Outbox};
+use crate::store::StoreHandle;
+use crate::token::Claims;
+
+/// The hub, for those who talk to it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// A TCP link; dropping it tells the hub that it is gone.
+pub struct TcpLink {
+    shared: Arc<Shared>,
+    id: LinkId,
+    outbox: Arc<Outbox>,
+}
+
+/// The inputs of a hub that does not run yet: what the store reports goes through it.
+#[derive(Clone)]
+pub struct Inbox(Arc<std::sync::OnceLock<Arc<Shared>>>);
+
+impl Inbox {
+    /// An inbox that takes nothing before the hub runs; the store is asked nothing before that either.
+    #[must_use]
+    pub fn new() -> Inbox {
+        Inbox(Arc::default())
+    }
+
+    /// Hands the hub an input.
+    pub fn submit(&self, input: Input) {
+        if let Some(shared) = self.0.get() {
+            shared.submit(input);
+        }
+    }
+}
+
+impl Default for Inbox {
+    fn default() -> Inbox {
+        Inbox::new()
+    }
+}
+
+impl Handle {
+    /// Starts the hub's task.
+    #[must_use]
+    pub fn start(hub: Hub, limits: &Limits, language: Language, clock: Clock, store: StoreHandle, inbox: &Inbox) -> Handle {
+        let drained = inbox.clone();
+        let bounds = Arc::new(Bounds {
+            per_link: limits.outbox,
+            total: limits.outbox_total,
+            held: AtomicUsize::new(0),
+            stale: AtomicUsize::new(0),
+            dropped: AtomicUsize::new(0),
+            drained: Box::new(move |link| drained.submit(Input::Drained(link))),
+        });
+        let shared = Arc::new(Shared::new(Core::new(hub, language, store), clock, bounds));
+        let shared = Arc::clone(inbox.0.get_or_init(|| shared));
+        async_std::task::spawn(drive(Arc::clone(&shared)));
+        Handle { shared }
+    }
+
+    /// A new TCP link.
+    #[must_use]
+    pub fn open_tcp(&self, stream: TcpStream, address: IpAddr) -> TcpLink {
+        let now = self.shared.clock.now();
+        let mut core = self.shared.core();
+        let id = core.hub.open(now, Opening { transport: Transport::Tcp, address, claims: None });
+        let outbox = Arc::new(Outbox::new(id, stream, Arc::clone(&self.shared.bounds)));
+        core.connect(id, Outlet::Line(Arc::clone(&outbox)));
+        drop(core);
+        TcpLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// One request over REST, from the frame to its answer. If the caller stops waiting, what it asked goes on.
+    pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
+        let now = self.shared.clock.now();
+        let answer = Arc::new(Answer::default());
+        let mut core = self.shared.core();
+        let id = core.hub.open(now, Opening { transport: Transport::Rest, address, claims: Some(claims) });
+        core.connect(id, Outlet::Answer(Arc::clone(&answer)));
+        drop(core);
+        let _gone = Gone { shared: &self.shared, id };
+        self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });
+        answer.take().await
+    }
+
+    /// Recalls a message: how many deliveries ended, `None` if nothing was owed.
+    #[must_use]
+    pub fn recall(&self, mid: Mid) -> Option<usize> {
+        self.shared.act(|hub, now, fx| hub.recall(now, mid, fx))
+    }
+
+    /// Waits until what was queued for the store so far is committed, at most a second.
+    pub async fn settle(&self) {
+        let answer = Arc::new(Answer::default());
+        self.shared.core().barrier(Arc::clone(&answer));
+        // A disk that is slow or dead is not waited for: what is there is shown.
+        let _ = async_std::future::timeout(DISK_HOLD_MAX, answer.take()).await;
+    }
+
+    /// Who is still owed a message.
+    #[must_use]
+    pub fn waiting_for(&self, mid: Mid) -> Vec<ReportLine> {
+        self.shared.core().hub.waiting_for(mid)
+    }
+
+    /// The counts of `/info`.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.shared.core().hub.sizes()
+    }
+
+    /// What waits.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.shared.core().hub.load()
+    }
+
+    /// What has happened.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.core().hub.counters().clone()
+    }
+
+    /// The topics of an alias, sorted, and whether it is online.
+    #[must_use]
+    pub fn alias_status(&self, alias: &Alias) -> (Vec<Topic>, bool) {
+        self.shared.core().hub.alias_status(alias)
+    }
+
+    /// How many aliases are online over `transport`, and a page of them, sorted.
+    #[must_use]
+    pub fn online(&self, transport: Transport, from: usize, size: usize) -> (usize, Vec<Alias>) {
+        self.shared.core().hub.online(transport, from, size)
+    }
+
+    /// The time by which tokens are judged, in seconds since 1970.
+    #[must_use]
+    pub fn token_time_s(&self) -> u64 {
+        self.shared.clock.token_time_s()
+    }
+
+    /// Ends the links whose claims no longer hold.
+    pub fn end_void(&self, is_void: impl Fn(&Claims) -> bool) {
+        self.shared.act(|hub, now, fx| hub.end_void(now, is_void, fx));
+    }
+
+    /// Waits until nothing waits for the disk, at most `within`; then cuts all links.
+    pub async fn finish(&self, within: Duration) {
+        let deadline = clock::mono() + within;
+        while !self.shared.core().hub.is_settled() && clock::mono() < deadline {
+            self.settle().await;
+            async_std::task::sleep(Duration::from_millis(5)).await;
+        }
+        self.shared.core().cut_all();
+    }
+}
+
+/// Tells the hub of the end of a REST request's link, also when its waiting is given up.
+struct Gone<'a> {
+    shared: &'a Shared,
+    id: LinkId,
+}
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+}
+
+impl TcpLink {
+    /// Waits until the link may hand over a batch; each `true` of it is one batch's right.
+    pub async fn ready(&self) {
+        self.outbox.ready().await;
+    }
+
+    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`].
+    pub fn submit(&self, frames: Vec<Request>) {
+        self.shared.submit(Input::Frames { link: self.id, frames, at: clock::mono_us() });
+    }
+
+    /// What its first frame's token allows.
+    pub fn set_claims(&self, claims: Arc<Claims>) {
+        self.shared.act(|hub, _, _| hub.set_claims(self.id, claims));
+    }
+
+    /// Refuses the link: the error, then the end.
+    pub fn refuse(&self, code: Code, field: &'static str) {
+        let refusal = Refusal::new(code, field);
+        let request = Request { body: crate::protocol::frame::Body::Refused(refusal), num: None, token: None };
+        self.submit(vec![request]);
+    }
+
+    /// Its socket, to read from.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        self.outbox.stream()
+    }
+
+    /// Whether the hub has ended it.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.outbox.is_closing()
+    }
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+}

@@ -1,0 +1,226 @@
+//! PushServer: the line protocol (Protocol §6). Bytes to lines, lines to frames, frames to the hub in batches.
+//!
+//! What the hub says goes out through the link's outbox; here is only the reading side. While a link is idle it holds no buffer:
+//! bytes are read into a scratch that all links of a thread share, and only an incomplete rest is kept.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use async_std::net::TcpStream;
+use futures::AsyncRead;
+
+use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
+use crate::protocol::decode;
+use crate::protocol::frame::{Body, Request};
+use crate::protocol::line::{self, Lines};
+use crate::protocol::refusal::{Code, Refusal};
+use crate::runtime::handle::{Handle, TcpLink};
+use crate::server::gate::Gate;
+
+/// Bytes of the scratch that one read fills at most.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// Bytes of a closed link that are read and thrown away, so that its peer sees the error and no reset (G8).
+const DRAIN_BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+}
+
+/// What every link of the port needs.
+pub struct TcpServer {
+    handle: Handle,
+    gate: Arc<Gate>,
+    frame_max: usize,
+    /// Connections that began like an HTTP request: a browser was made to speak to this port.
+    http_closed: AtomicU64,
+}
+
+impl TcpServer {
+    /// The server's options.
+    #[must_use]
+    pub fn new(handle: Handle, gate: Arc<Gate>, frame_max: usize) -> TcpServer {
+        TcpServer { handle, gate, frame_max, http_closed: AtomicU64::new(0) }
+    }
+
+    /// Connections closed because they spoke HTTP.
+    #[must_use]
+    pub fn http_closed(&self) -> u64 {
+        self.http_closed.load(Ordering::Relaxed)
+    }
+
+    /// Serves one connection until it ends.
+    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        let link = self.handle.open_tcp(stream, peer.ip());
+        let mut reader = Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false };
+        while let Some(batch) = poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {
+            let last = !self.hand_over(&link, &mut reader, peer, batch).await;
+            if last {
+                break;
+            }
+        }
+        if link.is_closing() {
+            drain(&link).await;
+        }
+    }
+
+    /// Reads until a batch of frames is there. `None`: the link is over.
+    fn poll_batch(&self, context: &mut std::task::Context<'_>, link: &TcpLink, reader: &mut Reader) -> Poll<Option<Batch>> {
+        if reader.used < reader.kept.len() {
+            return Poll::Ready(Some(reader.next_kept()));
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let read = match Pin::new(&mut link.stream()).poll_read(context, scratch) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                    Poll::Ready(Ok(read)) => read,
+                };
+                if link.is_closing() {
+                    return Poll::Ready(None);
+                }
+                let bytes = &scratch[..read];
+                if !reader.begun && self.is_http(reader, bytes) {
+                    return Poll::Ready(None);
+                }
+                let batch = reader.take(bytes);
+                if !batch.frames.is_empty() {
+                    return Poll::Ready(Some(batch));
+                }
+            }
+        })
+    }
+
+    /// An HTTP request to this port is closed unanswered (Protocol §6).
+    fn is_http(&self, reader: &mut Reader, bytes: &[u8]) -> bool {
+        reader.begun = true;
+        let is_http = line::is_http(bytes);
+        if is_http {
+            self.http_closed.fetch_add(1, Ordering::Relaxed);
+        }
+        is_http
+    }
+
+    /// Gives the hub a batch when it is ready for one. False: the link is over.
+    async fn hand_over(&self, link: &TcpLink, reader: &mut Reader, peer: SocketAddr, batch: Batch) -> bool {
+        let Batch { mut frames, overlong } = batch;
+        if !reader.admitted {
+            reader.admitted = true;
+            let token = frames.first_mut().and_then(|first| first.token.take());
+            match self.gate.admit(peer.ip(), token.as_deref(), self.handle.token_time_s()) {
+                Ok(None) => {}
+                Ok(Some(claims)) => link.set_claims(Arc::new(claims)),
+                Err(refusal) => {
+                    link.ready().await;
+                    link.submit(vec![refused(refusal, frames.swap_remove(0))]);
+                    return self.await_end(link).await;
+                }
+            }
+        }
+        link.ready().await;
+        link.submit(frames);
+        if overlong {
+            return self.await_end(link).await;
+        }
+        true
+    }
+
+    /// The hub ends the link: wait for its answer to be queued, then let the caller drain.
+    async fn await_end(&self, link: &TcpLink) -> bool {
+        while !link.is_closing() {
+            async_std::task::yield_now().await;
+        }
+        false
+    }
+}
+
+/// The refusal of a link as the answer to its first frame.
+fn refused(refusal: Refusal, first: Request) -> Request {
+    Request { body: Body::Refused(refusal), num: first.num, token: None }
+}
+
+/// Reads and throws away what a peer still sends, so that it gets the error that ended its link instead of a reset.
+async fn drain(link: &TcpLink) {
+    let mut left = DRAIN_BYTES_MAX;
+    poll_fn(|context| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                match Pin::new(&mut link.stream()).poll_read(context, scratch) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(read)) if read > 0 && read <= left => left -= read,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                }
+            }
+        })
+    })
+    .await;
+}
+
+/// Frames that were read together.
+struct Batch {
+    frames: Vec<Request>,
+    /// Behind them a line was too long: nothing more can be read.
+    overlong: bool,
+}
+
+/// The reading side of one link.
+struct Reader {
+    lines: Lines,
+    /// Bytes read beyond the last batch; empty while idle.
+    kept: Vec<u8>,
+    used: usize,
+    /// The first bytes have been looked at.
+    begun: bool,
+    /// The first frame's token has been looked at.
+    admitted: bool,
+}
+
+impl Reader {
+    /// A batch from bytes just read; what does not fit in it is kept.
+    fn take(&mut self, bytes: &[u8]) -> Batch {
+        let mut input = bytes;
+        let batch = next_batch(&mut self.lines, &mut input);
+        if !input.is_empty() && !batch.overlong {
+            self.kept = input.to_vec();
+            self.used = 0;
+        }
+        batch
+    }
+
+    /// A batch from the bytes kept; perhaps empty, if only the beginning of a line is left.
+    fn next_kept(&mut self) -> Batch {
+        let mut input = &self.kept[self.used..];
+        let batch = next_batch(&mut self.lines, &mut input);
+        self.used = self.kept.len() - input.len();
+        if input.is_empty() || batch.overlong {
+            self.kept = Vec::new();
+            self.used = 0;
+        }
+        batch
+    }
+}
+
+/// As many frames as a batch may have.
+fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
+    let mut frames = Vec::new();
+    let mut bytes = 0;
+    while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX {
+        match lines.next(input) {
+            Ok(None) => break,
+            Ok(Some(line)) => {
+                bytes += line.len();
+                frames.push(decode::request(line));
+            }
+            Err(_) => {
+                let body = Body::Refused(Refusal::new(Code::TooLarge, "limits.frame"));
+                frames.push(Request { body, num: None, token: None });
+                return Batch { frames, overlong: true };
+            }
+        }
+    }
+    Batch { frames, overlong: false }
+}
