@@ -18,6 +18,7 @@ use toml::de::{DeTable, DeValue};
 use crate::limits::{Limits, NAME_BYTES_MAX};
 use crate::protocol::refusal::Language;
 use crate::runtime::logger::Harmless;
+use crate::server::gate::DeviceAuth;
 use crate::server::network::Network;
 
 /// Everything that can be set. What each means and when to change it: `config.toml`.
@@ -59,17 +60,6 @@ pub struct Config {
     pub limits: Limits,
     /// The flag `--accept-data-loss`: start though stored data is known to be lost. Never a setting: it is for one start.
     pub accept_data_loss: bool,
-}
-
-/// Which devices need a token (Protocol §11).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceAuth {
-    /// Those that do not come from a private address.
-    Private,
-    /// All.
-    Token,
-    /// None.
-    Open,
 }
 
 /// Where settings come from, each layer over the one before; the defaults lie under all of them.

@@ -62,6 +62,22 @@ pub const LIVE_ONLY_REMEMBERED_MAX: usize = 100_000;
 pub const HTTP_HEAD_BYTES_MAX: usize = 8 << 10;
 /// Headers of an HTTP head (G1).
 pub const HTTP_HEADERS_MAX: usize = 64;
+/// Bytes of a chunk's size line, extensions included, its line end not (G4).
+pub const HTTP_CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Hex digits of a chunk's size: enough for 4 GiB, too few to overflow (G4).
+pub const HTTP_CHUNK_DIGITS_MAX: usize = 8;
+/// Lines of the trailer of a chunked body (G4).
+pub const HTTP_TRAILER_LINES_MAX: usize = 32;
+/// Bytes that are read and dropped after the last answer of an HTTP connection, so that the peer sees it and no reset (G8).
+pub const HTTP_DRAIN_BYTES_MAX: usize = 64 << 10;
+/// Bytes that a client may send ahead while its long poll waits; over it the socket is not read until the poll is answered (G11).
+pub const HTTP_AHEAD_BYTES_MAX: usize = 16 << 10;
+/// Connections that may wait to be accepted: a whole community dials in again after a power cut (G12).
+pub const LISTEN_BACKLOG: u32 = 4_096;
+/// Bytes that the kernel holds for a peer that does not read; it doubles the figure for its own use.
+pub const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// Keep-alive probes without an answer after which a peer is gone.
+pub const KEEPALIVE_PROBES: u32 = 3;
 
 /// An opening that is older than this is never handed on (Protocol §7).
 pub const OPENING_AGE_MAX: Duration = Duration::from_secs(5);
@@ -87,6 +103,24 @@ pub const ALIAS_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 pub const DOOR_LOG_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 /// A TCP connection must bind, publish or join a door room within this time (Protocol §3).
 pub const BIND_WAIT: Duration = Duration::from_secs(30);
+/// From the first byte of an HTTP head to its last (G1).
+pub const HTTP_HEAD_WAIT: Duration = Duration::from_secs(10);
+/// How long an HTTP connection may be silent between requests (G1).
+pub const HTTP_IDLE_WAIT: Duration = Duration::from_secs(75);
+/// From an HTTP head to the end of its body (G1).
+pub const HTTP_BODY_WAIT: Duration = Duration::from_secs(30);
+/// How long a single write may wait for a peer that does not read (G1).
+pub const HTTP_WRITE_WAIT: Duration = Duration::from_secs(20);
+/// How long the drain after the last answer may take (G8).
+pub const HTTP_DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// Silence after which the kernel asks whether the peer is still there: with the next two, within 60 s (Protocol §3).
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// Between two keep-alive probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long data may stay unacknowledged before the kernel gives the peer up; kept in whole milliseconds.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after accept failed for want of descriptors or memory: retrying at once would burn the processor (G12).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// From accepting SIGTERM to the end of the process (G14, and the command line's promise).
 pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
@@ -122,4 +156,7 @@ pub struct Limits {
 const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(GRACE_MIN.as_millis() < GRACE_MAX.as_millis());
+const _: () = assert!(HTTP_HEAD_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(HTTP_DRAIN_WAIT.as_secs() < SHUTDOWN_WAIT.as_secs());
+const _: () = assert!(KEEPALIVE_IDLE.as_secs() + KEEPALIVE_PROBES as u64 * KEEPALIVE_INTERVAL.as_secs() <= 60);
 const _: () = assert!(DOOR_ANSWER_WAIT.as_secs() < OPENING_AGE_MAX.as_secs());

@@ -7,3 +7,4 @@ pub mod handle;
 pub mod keyring;
 pub mod logger;
 pub mod outbox;
+pub mod shutdown;

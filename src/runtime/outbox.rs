@@ -247,7 +247,10 @@ impl Outbox {
     pub(super) fn close(&self) -> bool {
         let mut state = self.state();
         state.closing = true;
-        !std::mem::replace(&mut state.touched, true)
+        let untouched = !std::mem::replace(&mut state.touched, true);
+        drop(state);
+        self.set_ready();
+        untouched
     }
 
     /// Ends the link now, whatever waits.

@@ -1,11 +1,167 @@
-//! Who gets in: the token of a device or of the management, judged by where it comes from (Protocol §11).
+//! Who gets in: tokens of devices and of the management, judged by where they come from (Protocol §11).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::names::Alias;
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::clock;
 use crate::runtime::keyring::Keyring;
-use crate::token::Claims;
+use crate::server::network::Network;
+use crate::token::{Claims, Role};
+
+/// Which devices need a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceAuth {
+    /// Those that do not come from a private address.
+    Private,
+    /// All.
+    Token,
+    /// None.
+    Open,
+}
+
+/// Bad tokens of one address in [`STRIKES_WINDOW`] after which its bad ones are answered `rate_limited`.
+const STRIKES_MAX: u32 = 10;
+const STRIKES_WINDOW: Duration = Duration::from_secs(60);
+/// Addresses remembered for their bad tokens at once; over it those whose minute is over are forgotten, then all.
+const STRIKERS_MAX: usize = 10_000;
+
+/// Judges whoever comes, for all ports.
+#[derive(Debug)]
+pub struct Gate {
+    keyring: Arc<Keyring>,
+    devices: DeviceAuth,
+    proxies: Vec<Network>,
+    strikes: Mutex<HashMap<IpAddr, Strikes>>,
+}
+
+#[derive(Debug)]
+struct Strikes {
+    since: Instant,
+    count: u32,
+}
+
+impl Gate {
+    /// A gate for `auth.devices` and `auth.trusted_proxies`.
+    #[must_use]
+    pub fn new(keyring: Arc<Keyring>, devices: DeviceAuth, proxies: Vec<Network>) -> Gate {
+        Gate { keyring, devices, proxies, strikes: Mutex::default() }
+    }
+
+    /// A device's link: its claims, or none where it needs no token.
+    ///
+    /// # Errors
+    /// `bad_token`: one is needed and missing, or the one given is not valid.
+    pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
+        let needed = match self.devices {
+            DeviceAuth::Private => !is_private(address),
+            DeviceAuth::Token => true,
+            DeviceAuth::Open => false,
+        };
+        match token {
+            None if needed => Err(Refusal::new(Code::BadToken, "token")),
+            None => Ok(None),
+            Some(token) => self.check(address, token, now_s).map(Some),
+        }
+    }
+
+    /// A request to REST: the claims of its `manage` token.
+    ///
+    /// # Errors
+    /// `bad_token`, `rate_limited` after ten of them in a minute, `forbidden` for a device's token.
+    pub fn manage(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
+        let claims = self.check(address, token, now_s)?;
+        if claims.role != Role::Manage {
+            return Err(Refusal::new(Code::Forbidden, "token"));
+        }
+        Ok(claims)
+    }
+
+    fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
+        self.keyring.check(token, now_s).map_err(|why| {
+            if self.strike(address) {
+                Refusal::new(Code::RateLimited, "token")
+            } else {
+                log::debug!("bad_token address={address} reason={why}");
+                Refusal::new(Code::BadToken, "token")
+            }
+        })
+    }
+
+    /// Counts a bad token. True: there were too many within the minute. One log line a minute, for fail2ban.
+    fn strike(&self, address: IpAddr) -> bool {
+        let now = clock::mono();
+        let mut strikes = self.strikes.lock().unwrap_or_else(PoisonError::into_inner);
+        if strikes.len() >= STRIKERS_MAX && !strikes.contains_key(&address) {
+            strikes.retain(|_, striker| now - striker.since < STRIKES_WINDOW);
+            if strikes.len() >= STRIKERS_MAX {
+                strikes.clear();
+            }
+        }
+        let striker = strikes.entry(address).or_insert(Strikes { since: now, count: 0 });
+        if now - striker.since >= STRIKES_WINDOW {
+            *striker = Strikes { since: now, count: 0 };
+        }
+        striker.count = striker.count.saturating_add(1);
+        if striker.count == STRIKES_MAX {
+            log::warn!("bad_tokens address={address} count={STRIKES_MAX} window_s={}", STRIKES_WINDOW.as_secs());
+        }
+        striker.count > STRIKES_MAX
+    }
+
+    /// Whose request it is: the peer, unless that is a trusted proxy; then the last X-Forwarded-For entry that is none.
+    /// The flag tells whether it came past a proxy that is not trusted: then it is not private, whatever its address.
+    #[must_use]
+    pub fn origin(&self, peer: IpAddr, forwarded_for: &[&str], other_proxy_headers: bool) -> (IpAddr, bool) {
+        let is_proxy = |address: IpAddr| self.proxies.iter().any(|proxy| proxy.contains(address));
+        if !is_proxy(peer) {
+            return (peer, !forwarded_for.is_empty() || other_proxy_headers);
+        }
+        let entries = forwarded_for.iter().flat_map(|header| header.split(',')).map(str::trim);
+        let addresses: Vec<IpAddr> = entries.map_while(|entry| entry.parse().ok()).map(|address: IpAddr| address.to_canonical()).collect();
+        (addresses.into_iter().rev().find(|address| !is_proxy(*address)).unwrap_or(peer), false)
+    }
+}
+
+/// Whether devices at that address may come without a token by default (Protocol §11).
+#[must_use]
+pub fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_those_of_the_protocol() {
+        for (address, private) in [
+            ("127.0.0.1", true),
+            ("127.255.0.9", true),
+            ("::1", true),
+            ("10.1.2.3", true),
+            ("172.16.0.1", true),
+            ("172.31.255.255", true),
+            ("172.32.0.1", false),
+            ("192.168.9.9", true),
+            ("192.169.0.1", false),
+            ("169.254.1.1", true),
+            ("fd00::1", true),
+            ("fc00::1", true),
+            ("fe80::1", true),
+            ("fec0::1", false),
+            ("2001:db8::1", false),
+            ("::ffff:192.168.1.1", true),
+            ("::ffff:8.8.8.8", false),
+            ("8.8.8.8", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_private(address.parse().unwrap()), private, "{address}");
+        }
+    }
+}

@@ -1,3 +1,7 @@
-//! server
+//! One thin file per port, and what ports share: how connections come in, how HTTP is framed, who gets in.
 
+pub mod gate;
+pub mod http;
+pub mod listener;
 pub mod network;
+pub mod tcp;

@@ -129,10 +129,10 @@ impl TcpServer {
         true
     }
 
-    /// The hub ends the link: wait for its answer to be queued, then let the caller drain.
+    /// The hub ends the link: waits until it has. Always false.
     async fn await_end(&self, link: &TcpLink) -> bool {
         while !link.is_closing() {
-            async_std::task::yield_now().await;
+            link.ready().await;
         }
         false
     }

@@ -1,0 +1,148 @@
+//! An HTTP/1 response: from a value to the bytes of its head.
+//!
+//! The encoder alone writes Content-Length, Connection and the like, so that no handler can contradict the framing, and no header
+//! value, wherever it came from, can end its line and begin another.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use bytes::Bytes;
+
+/// A whole response, its body in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// 200 to 599.
+    pub status: u16,
+    /// In the order in which they are written; the encoder leaves out those that frame the message, since it writes them itself.
+    pub headers: Vec<Header>,
+    /// The body. It is not sent to HEAD, nor with 204 and 304.
+    pub body: Bytes,
+}
+
+/// One header: its name, then its value.
+pub type Header = (Cow<'static, str>, Cow<'static, str>);
+
+/// What becomes of the connection after a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// The next request is awaited.
+    Keep,
+    /// The server closes, and says so.
+    Close,
+}
+
+impl Response {
+    /// A response with a body of that type.
+    #[must_use]
+    pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+        Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
+    }
+
+    /// A response without a body.
+    #[must_use]
+    pub fn empty(status: u16) -> Response {
+        Response { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// Appends one header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) -> Response {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// The body as it is sent: nothing with a status that has none.
+    #[must_use]
+    pub fn sent_body(&self) -> &[u8] {
+        if self.has_length() { &self.body } else { &[] }
+    }
+
+    /// Appends the head, its blank line included. Names given in lower case go out in their usual case (G13); a header whose name or
+    /// value can't stand in a line is left out.
+    pub fn encode_head(&self, afterwards: Afterwards, out: &mut Vec<u8>) {
+        // Writing to a Vec can't fail.
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        for (name, value) in &self.headers {
+            if is_name(name) && is_value(value) && !FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name)) {
+                push_name(name, out);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(value.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        if self.has_length() {
+            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
+        }
+        if afterwards == Afterwards::Close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// 204 and 304 have no body by their definition, and so no length.
+    fn has_length(&self) -> bool {
+        !matches!(self.status, 204 | 304)
+    }
+}
+
+/// The interim answer that asks for the body (G10).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+fn is_value(value: &str) -> bool {
+    value.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+}
+
+/// A name with a capital in it is written as it is.
+fn push_name(name: &str, out: &mut Vec<u8>) {
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return out.extend_from_slice(name.as_bytes());
+    }
+    for (index, word) in name.split('-').enumerate() {
+        if index > 0 {
+            out.push(b'-');
+        }
+        match UNUSUAL_WORDS.iter().find(|unusual| unusual.eq_ignore_ascii_case(word)) {
+            Some(unusual) => out.extend_from_slice(unusual.as_bytes()),
+            None => {
+                let start = out.len();
+                out.extend_from_slice(word.as_bytes());
+                out[start..].iter_mut().take(1).for_each(|first| first.make_ascii_uppercase());
+            }
+        }
+    }
+}
+
+/// The phrase that the standard gives a status; empty for others, which the grammar allows.
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        _ => "",
+    }
+}
+
+/// Headers that belong to the encoder.
+const FRAMING: [&str; 5] = ["Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Trailer"];
+/// Words of header names that are not simply capitalised.
+const UNUSUAL_WORDS: [&str; 4] = ["ETag", "MD5", "WebSocket", "WWW"];

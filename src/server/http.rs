@@ -1,0 +1,401 @@
+//! One HTTP/1.1 connection, for all three HTTP ports: bytes in, requests to a [`Service`], answers out, in order.
+//!
+//! It owns the socket, the deadlines (G1), the order of answers (G5), and the ways in which a connection ends (G8, G14). What a
+//! request means, who may send it and how a refusal reads belong to the service; what is a request belongs to `protocol::http`.
+//!
+//! Memory: an idle connection is its socket, an empty decoder and a timer. All that a request needs lives in one boxed future that is
+//! gone with its answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Shutdown as Half};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_std::net::TcpStream;
+use async_std::{future::timeout, task};
+use futures::FutureExt;
+use futures::future::{self, Either};
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::limits::{
+    HTTP_AHEAD_BYTES_MAX, HTTP_BODY_WAIT, HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_WAIT, HTTP_HEAD_WAIT, HTTP_IDLE_WAIT, HTTP_WRITE_WAIT,
+};
+use crate::protocol::http::Decoder;
+use crate::protocol::http::head::{Framing, Head};
+use crate::protocol::http::refusal::HttpRefusal;
+use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
+use crate::protocol::refusal::Code;
+use crate::runtime::shutdown::ShutdownSignal;
+use crate::server::listener::Accepted;
+
+/// What answers the requests of one port.
+pub trait Service: Send + Sync + 'static {
+    /// Looks at a head before its body is read. It must not wait, for nothing limits its time.
+    ///
+    /// # Errors
+    /// The answer, when the body is not worth reading: a wrong path, method, origin or token.
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response>;
+
+    /// Answers a whole request. A panic in it is answered 500, and ends only this connection (G2).
+    fn respond(&self, request: Request) -> impl Future<Output = Answer> + Send;
+
+    /// The answer that carries a refusal of the framing, of a deadline, or after a panic: its status, and a body in the dialect of
+    /// this port.
+    fn refuse(&self, refusal: HttpRefusal) -> Response;
+}
+
+/// On which terms a request is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Bytes that its body may have.
+    pub body_limit: usize,
+    /// What becomes of it when the client leaves.
+    pub departure: Departure,
+}
+
+/// What becomes of a request whose client leaves before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// It goes on to its end: it changes something, such as a publish (Protocol §10).
+    GoesOn,
+    /// It is dropped at once: it only waits, such as a long poll (G11). A client that closes only its writing side has left too.
+    Ends,
+}
+
+/// A whole request.
+#[derive(Debug)]
+pub struct Request {
+    /// Its head.
+    pub head: Head,
+    /// Its body, empty where there is none.
+    pub body: Vec<u8>,
+    /// The address of the socket's other end; a proxy's, where there is one.
+    pub peer: IpAddr,
+    /// The address of this machine as the peer reached it; none if the connection is gone already.
+    pub local: Option<IpAddr>,
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// By one response whose body is in memory.
+    Whole(Response),
+}
+
+/// The terms of one port. The waits are those of `limits`, unless a test shortens them.
+#[derive(Debug)]
+pub struct Options {
+    /// From the first byte of a head to its last.
+    pub head_wait: Duration,
+    /// Silence between requests.
+    pub idle_wait: Duration,
+    /// From a head to the end of its body.
+    pub body_wait: Duration,
+    /// One write to a peer that does not read.
+    pub write_wait: Duration,
+    /// From the last answer to the close.
+    pub drain_wait: Duration,
+    /// Ends idle connections at once, others after their answer.
+    pub shutdown: ShutdownSignal,
+    /// Of this port.
+    pub counters: HttpCounters,
+}
+
+/// What the connections of one port count, for the metrics.
+#[derive(Debug, Default)]
+pub struct HttpCounters {
+    /// Request heads read.
+    pub requests: AtomicU64,
+    /// Requests refused for their framing, a deadline or a panic.
+    pub refused: AtomicU64,
+    /// Panics of handlers among them.
+    pub panics: AtomicU64,
+    /// Requests dropped because their client had left.
+    pub abandoned: AtomicU64,
+}
+
+impl Options {
+    /// The usual waits.
+    #[must_use]
+    pub fn new(shutdown: ShutdownSignal) -> Options {
+        Options {
+            head_wait: HTTP_HEAD_WAIT,
+            idle_wait: HTTP_IDLE_WAIT,
+            body_wait: HTTP_BODY_WAIT,
+            write_wait: HTTP_WRITE_WAIT,
+            drain_wait: HTTP_DRAIN_WAIT,
+            shutdown,
+            counters: HttpCounters::default(),
+        }
+    }
+}
+
+/// Serves a connection until it ends. Its permit is held until then.
+pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) {
+    // Named before the connection, so that it is returned after the socket is closed.
+    let Accepted { stream, peer, permit: _permit } = accepted;
+    let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
+    let mut connection = Connection { stream, decoder: Decoder::new(), peer: peer.ip(), local, options: &options, service: &*service };
+    while connection.wait().await.is_ok() {
+        match Box::pin(connection.exchange()).await {
+            // A client that sends ahead takes turns with the others.
+            Ok(Afterwards::Keep) if !connection.decoder.is_idle() => task::yield_now().await,
+            Ok(Afterwards::Keep) => {}
+            Ok(Afterwards::Close) => {
+                Box::pin(connection.linger()).await;
+                break;
+            }
+            Err(Gone) => break,
+        }
+    }
+}
+
+struct Connection<'a, S> {
+    stream: TcpStream,
+    decoder: Decoder,
+    peer: IpAddr,
+    local: Option<IpAddr>,
+    options: &'a Options,
+    service: &'a S,
+}
+
+/// The peer has left, does not read, or never sent anything: there is nobody to answer.
+#[derive(Debug)]
+struct Gone;
+
+/// Why a request has no answer of its own.
+enum Failure {
+    Gone,
+    Refused(HttpRefusal),
+}
+
+impl<S: Service> Connection<'_, S> {
+    /// Waits for the first byte of a request.
+    async fn wait(&mut self) -> Result<(), Gone> {
+        let (idle_wait, shutdown) = (self.options.idle_wait, &self.options.shutdown);
+        if !self.decoder.is_idle() {
+            return Ok(());
+        }
+        let first_byte = poll_fn(|cx| {
+            while self.decoder.is_idle() {
+                ready!(self.poll_fill(cx))?;
+            }
+            Poll::Ready(Ok(()))
+        });
+        // The socket is asked first: a request that has come is answered, even if the shutdown has too.
+        match within(idle_wait, future::select(first_byte, shutdown.begun())).await {
+            Some(Either::Left((arrived, _))) => arrived,
+            Some(Either::Right(_)) | None => Err(Gone),
+        }
+    }
+
+    /// Reads and answers one request. `Close`: the answer is the connection's last.
+    async fn exchange(&mut self) -> Result<Afterwards, Gone> {
+        match self.receive_and_answer().await {
+            Ok(afterwards) => Ok(afterwards),
+            Err(Failure::Gone) => Err(Gone),
+            Err(Failure::Refused(refusal)) => {
+                self.options.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.send(&self.service.refuse(refusal), Afterwards::Close, Part::All).await?;
+                Ok(Afterwards::Close)
+            }
+        }
+    }
+
+    async fn receive_and_answer(&mut self) -> Result<Afterwards, Failure> {
+        let head = self.read(self.options.head_wait, "head", Decoder::next_head).await?;
+        self.options.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let part = if head.method() == "HEAD" { Part::Head } else { Part::All };
+        let keeps_alive = head.keeps_alive();
+        let admission = match catch_unwind(AssertUnwindSafe(|| self.service.admit(&head, self.peer))) {
+            Ok(Ok(admission)) => admission,
+            Ok(Err(response)) => {
+                return self.decline(&head, &response, part).await;
+            }
+            Err(_) => return Err(self.panicked()),
+        };
+        let body = self.read_body(admission.body_limit).await?;
+        let request = Request { head, body, peer: self.peer, local: self.local };
+        let Answer::Whole(response) = self.respond(request, admission.departure).await?;
+        let afterwards = self.afterwards(keeps_alive);
+        self.send(&response, afterwards, part).await?;
+        Ok(afterwards)
+    }
+
+    /// Answers without the body. Where there is one the connection ends, for its bytes would be taken for the next request.
+    async fn decline(&mut self, head: &Head, response: &Response, part: Part) -> Result<Afterwards, Failure> {
+        let bodiless = head.framing() == Framing::None;
+        if bodiless {
+            self.decoder.admit_body(0)?;
+            self.decoder.next_body()?;
+        }
+        let afterwards = self.afterwards(head.keeps_alive() && bodiless);
+        self.send(response, afterwards, part).await?;
+        Ok(afterwards)
+    }
+
+    async fn read_body(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
+        self.decoder.admit_body(limit)?;
+        if let Some(body) = self.decoder.next_body()? {
+            return Ok(body);
+        }
+        if self.decoder.awaits_continue() {
+            self.write(CONTINUE, &[]).await?;
+        }
+        self.read(self.options.body_wait, "body", Decoder::next_body).await
+    }
+
+    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Answer, Failure> {
+        let service = self.service;
+        let work = pin!(AssertUnwindSafe(async { service.respond(request).await }).catch_unwind());
+        let outcome = match departure {
+            Departure::GoesOn => work.await,
+            Departure::Ends => match future::select(work, poll_fn(|cx| self.poll_departure(cx))).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right(_) => {
+                    self.options.counters.abandoned.fetch_add(1, Ordering::Relaxed);
+                    return Err(Failure::Gone);
+                }
+            },
+        };
+        outcome.map_err(|_| self.panicked())
+    }
+
+    fn panicked(&self) -> Failure {
+        self.options.counters.panics.fetch_add(1, Ordering::Relaxed);
+        Failure::Refused(HttpRefusal::new(Code::Internal, ""))
+    }
+
+    fn afterwards(&self, keeps_alive: bool) -> Afterwards {
+        if keeps_alive && !self.options.shutdown.has_begun() { Afterwards::Keep } else { Afterwards::Close }
+    }
+
+    /// Reads until `next` has its item, at most `wait`. `what` is named in the refusal.
+    async fn read<T>(&mut self, wait: Duration, what: &'static str, next: Next<T>) -> Result<T, Failure> {
+        let reading = poll_fn(|cx| {
+            for _ in 0..READS_PER_TURN {
+                if let Some(item) = next(&mut self.decoder)? {
+                    return Poll::Ready(Ok(item));
+                }
+                ready!(self.poll_fill(cx))?;
+            }
+            // A peer that sends as fast as it is read must not keep the others waiting.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        let too_late = Failure::Refused(HttpRefusal::with_status(408, Code::BadField, what));
+        within(wait, reading).await.unwrap_or(Err(too_late))
+    }
+
+    /// Reads what there is into the decoder.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let decoder = &mut self.decoder;
+        match ready!(poll_scratch(&self.stream, cx, |bytes| decoder.push(bytes))) {
+            Ok(0) | Err(_) => Poll::Ready(Err(Gone)),
+            Ok(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready when the peer has left. What it sends ahead meanwhile is kept, to a bound; beyond it nobody looks.
+    fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.decoder.bytes_ahead() < HTTP_AHEAD_BYTES_MAX {
+            if ready!(self.poll_fill(cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    async fn send(&mut self, response: &Response, afterwards: Afterwards, part: Part) -> Result<(), Gone> {
+        let mut head = Vec::with_capacity(RESPONSE_HEAD_BYTES);
+        response.encode_head(afterwards, &mut head);
+        let body = if part == Part::All { response.sent_body() } else { &[] };
+        self.write(&head, body).await
+    }
+
+    /// Writes both in one go, as far as the socket takes them (G13).
+    async fn write(&mut self, head: &[u8], body: &[u8]) -> Result<(), Gone> {
+        let mut sent = 0;
+        while sent < head.len() + body.len() {
+            let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
+            let writing = poll_fn(|cx| Pin::new(&mut &self.stream).poll_write_vectored(cx, &rest));
+            match within(self.options.write_wait, writing).await {
+                Some(Ok(bytes)) if bytes > 0 => sent += bytes,
+                _ => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes so that the peer sees the last answer: a close with bytes unread is a reset, which throws the answer away (G8).
+    async fn linger(&mut self) {
+        if self.stream.shutdown(Half::Write).is_err() {
+            return;
+        }
+        let mut drained = 0;
+        let drain = poll_fn(|cx| {
+            while drained < HTTP_DRAIN_BYTES_MAX {
+                match ready!(poll_scratch(&self.stream, cx, |_| ())) {
+                    Ok(0) | Err(_) => break,
+                    Ok(bytes) => drained += bytes,
+                }
+            }
+            Poll::Ready(())
+        });
+        within(self.options.drain_wait, drain).await;
+    }
+}
+
+type Next<T> = fn(&mut Decoder) -> Result<Option<T>, HttpRefusal>;
+
+/// Which part of a response is sent: to HEAD the head alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    Head,
+}
+
+impl From<Gone> for Failure {
+    fn from(_: Gone) -> Failure {
+        Failure::Gone
+    }
+}
+
+impl From<HttpRefusal> for Failure {
+    fn from(refusal: HttpRefusal) -> Failure {
+        Failure::Refused(refusal)
+    }
+}
+
+/// Reads into a buffer that all connections of a thread share: none needs one of its own while it waits.
+fn poll_scratch(mut stream: &TcpStream, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
+    thread_local! {
+        static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let bytes = ready!(Pin::new(&mut stream).poll_read(cx, scratch))?;
+        take(&scratch[..bytes]);
+        Poll::Ready(Ok(bytes))
+    })
+}
+
+/// What `work` comes to, or `None` if it takes longer than `wait`. Work that is done at once costs no timer.
+async fn within<F: Future + Unpin>(wait: Duration, mut work: F) -> Option<F::Output> {
+    match futures::poll!(&mut work) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => timeout(wait, work).await.ok(),
+    }
+}
+
+/// Bytes that one read may bring.
+const SCRATCH_BYTES: usize = 16 << 10;
+/// Reads of one connection before others have their turn.
+const READS_PER_TURN: usize = 16;
+/// Room for a usual response head.
+const RESPONSE_HEAD_BYTES: usize = 256;

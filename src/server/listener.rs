@@ -1,0 +1,254 @@
+//! From a port to accepted connections: socket options, the accept loop, and who may have how many connections (G12).
+//!
+//! All ports share one [`Permits`], since descriptors are one supply. This file knows no protocol: what a connection is for is told
+//! by the closure that it spawns.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_std::net::TcpStream;
+use async_std::task;
+use futures::future::{self, Either};
+use futures::task::AtomicWaker;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::limits::{
+    ACCEPT_PAUSE, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTEN_BACKLOG, SEND_BUFFER_BYTES, TCP_USER_TIMEOUT,
+};
+use crate::runtime::shutdown::ShutdownSignal;
+
+/// One port that is bound and listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: async_std::net::TcpListener,
+    local: SocketAddr,
+}
+
+/// A connection that was accepted, with the right to exist.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket; TCP_NODELAY, keep-alive, user timeout and send buffer are set.
+    pub stream: TcpStream,
+    /// The other end; an IPv4 address is never in its mapped form.
+    pub peer: SocketAddr,
+    /// To be held as long as the socket is open.
+    pub permit: Permit,
+}
+
+impl Listener {
+    /// Binds; port 0 takes a free one. `::` takes IPv4 as well, unless the system says otherwise.
+    ///
+    /// # Errors
+    /// Those of binding: address in use, not this machine's, not permitted.
+    pub fn bind(address: SocketAddr) -> io::Result<Listener> {
+        let socket = open(address)?;
+        let local = socket.local_addr()?;
+        Ok(Listener { socket: socket.into(), local })
+    }
+
+    /// The address that was bound, with its real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Accepts until the shutdown begins, then closes the port. Each connection gets a task of its own, which runs what `connection`
+    /// makes of it; one that gets no permit is closed at once.
+    pub async fn run<F>(self, permits: Arc<Permits>, shutdown: ShutdownSignal, connection: impl Fn(Accepted) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut begun = shutdown.begun();
+        let mut turn = 0_u32;
+        loop {
+            turn = turn.wrapping_add(1);
+            let accepted = match future::select(&mut begun, pin!(self.socket.accept())).await {
+                Either::Left(_) => return,
+                Either::Right((accepted, _)) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    if let Some(permit) = permits.take(peer.ip()) {
+                        task::spawn(connection(Accepted { stream, peer, permit }));
+                    }
+                }
+                Err(error) => {
+                    permits.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
+                    if is_exhaustion(&error) {
+                        log::warn!("can't accept on {}: {error}", self.local);
+                        future::select(&mut begun, pin!(task::sleep(ACCEPT_PAUSE))).await;
+                    }
+                }
+            }
+            // A storm of reconnects must not keep those who are already in from being served.
+            if turn.is_multiple_of(ACCEPTS_PER_TURN) {
+                task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Binds and sets what accepted sockets inherit.
+fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = std::net::TcpListener::bind(address)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES)?;
+    // std has listened already, with its own backlog of 128; listening again only changes that.
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Whether the system lacks what a connection needs: then the next accept would fail at once too.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    error.raw_os_error().is_some_and(|code| exhausted.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Raises the soft limit on descriptors to the hard one: the soft one, often 1,024, is a default for programs that use `select`.
+/// Returns the limit that then holds; `None`: there is none.
+///
+/// # Errors
+/// Those of `setrlimit`; the old limit holds then.
+pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })?;
+    Ok(hard)
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// On all ports together.
+    pub connections: usize,
+    /// From one address, on all ports together, at least 1; loopback is exempt, for proxies stand there.
+    pub per_address: usize,
+}
+
+/// Who has how many connections. One instance serves all ports.
+#[derive(Debug)]
+pub struct Permits {
+    limits: ConnectionLimits,
+    taken: Mutex<Taken>,
+    /// Woken when the last permit is returned.
+    emptied: AtomicWaker,
+    counters: AcceptCounters,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// What the accept loops count, for the metrics.
+#[derive(Debug, Default)]
+pub struct AcceptCounters {
+    /// Connections that got a permit.
+    pub accepted: AtomicU64,
+    /// Connections closed at once, since all permits were taken.
+    pub refused_total: AtomicU64,
+    /// Connections closed at once, since their address had its share.
+    pub refused_address: AtomicU64,
+    /// Errors of accept.
+    pub accept_errors: AtomicU64,
+}
+
+/// The right of one connection to exist. Dropping it returns it.
+#[derive(Debug)]
+pub struct Permit {
+    permits: Arc<Permits>,
+    /// The address it counts for; none for loopback.
+    address: Option<IpAddr>,
+}
+
+impl Permits {
+    /// All permits are free.
+    #[must_use]
+    pub fn new(limits: ConnectionLimits) -> Arc<Permits> {
+        Arc::new(Permits { limits, taken: Mutex::default(), emptied: AtomicWaker::new(), counters: AcceptCounters::default() })
+    }
+
+    /// A permit for a connection from `address`, or none, counted.
+    #[must_use]
+    pub fn take(self: &Arc<Permits>, address: IpAddr) -> Option<Permit> {
+        let mut taken = self.taken();
+        if taken.total >= self.limits.connections {
+            self.counters.refused_total.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let address = Some(address.to_canonical()).filter(|address| !address.is_loopback());
+        if let Some(address) = address {
+            if taken.by_address.get(&address).is_some_and(|open| *open >= self.limits.per_address) {
+                self.counters.refused_address.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+            *taken.by_address.entry(address).or_default() += 1;
+        }
+        taken.total += 1;
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        Some(Permit { permits: self.clone(), address })
+    }
+
+    /// Connections that are open now.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.taken().total
+    }
+
+    /// Waits until no connection is open. One may wait at a time: whoever shuts down.
+    pub async fn all_returned(&self) {
+        future::poll_fn(|context| {
+            self.emptied.register(context.waker());
+            if self.open_connections() == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+
+    /// What the accept loops have counted.
+    #[must_use]
+    pub fn counters(&self) -> &AcceptCounters {
+        &self.counters
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        // The counts are whole at every point where a panic could leave the lock.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut taken = self.permits.taken();
+        taken.total -= 1;
+        if let Some(address) = self.address
+            && let Some(of_address) = taken.by_address.get_mut(&address)
+        {
+            *of_address -= 1;
+            if *of_address == 0 {
+                taken.by_address.remove(&address);
+            }
+        }
+        if taken.total == 0 {
+            drop(taken);
+            self.permits.emptied.wake();
+        }
+    }
+}
+
+/// Connections accepted in a row before others have their turn.
+const ACCEPTS_PER_TURN: u32 = 16;
+const BACKLOG: i32 = LISTEN_BACKLOG as i32;
+const USER_TIMEOUT_MS: u32 = TCP_USER_TIMEOUT.as_millis() as u32;
