@@ -22,12 +22,10 @@ use crate::runtime::logger::{self, Harmless};
 pub fn main() -> ExitCode {
     let mut out = io::stdout();
     let done = run(std::env::args_os().skip(1).collect(), &mut out);
-    let code = match done.and_then(|code| out.flush().map(|()| code).map_err(Failure::Output)) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    };
+    let done = done.and_then(|code| out.flush().map(|()| code).map_err(Failure::Output));
+    // Before the last word, which the log often explains.
     log::logger().flush();
-    code
+    done.unwrap_or_else(Failure::report)
 }
 
 /// Why a command did not do what it was told.
@@ -51,10 +49,7 @@ impl Failure {
             Failure::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Failure::Output(e) => (format!("the standard output: {e}"), 1),
         };
-        // A standard error that is closed hears nothing; the exit code still tells.
-        for line in text.lines() {
-            let _ = writeln!(io::stderr(), "porter: {}", Harmless(line));
-        }
+        text.lines().for_each(tell);
         ExitCode::from(code)
     }
 }
@@ -69,11 +64,7 @@ fn run(arguments: Vec<OsString>, out: &mut dyn Write) -> Result<ExitCode, Failur
     }
     let effective = load(&arguments)?;
     if arguments.command == Command::Config {
-        effective
-            .warnings
-            .iter()
-            .try_for_each(|warning| writeln!(io::stderr(), "porter: {}", Harmless(warning)))
-            .map_err(Failure::Output)?;
+        effective.warnings.iter().for_each(|warning| tell(warning));
         return show(out, &effective.to_toml());
     }
     logger::install(effective.config.log_level).map_err(|e| Failure::Failed(format!("the log: {e}")))?;
@@ -106,6 +97,11 @@ fn load(arguments: &Arguments) -> Result<Effective, Failure> {
     })?;
     effective.config.accept_data_loss = arguments.switch("accept-data-loss");
     Ok(effective)
+}
+
+/// One line for people. A standard error that is closed hears nothing; the exit code still tells.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "porter: {}", Harmless(line));
 }
 
 /// What the standard input holds, up to `bytes_max`, without the line feed at its end.
