@@ -144,6 +144,17 @@ pub fn key_of_flag(name: &str) -> Option<&'static str> {
     SETTINGS.iter().map(|setting| setting.key).find(|key| key.replace(['.', '_'], "-") == dashed)
 }
 
+/// The flag of a setting: `--rest-port`.
+#[must_use]
+pub fn flag(key: &str) -> String {
+    format!("--{}", key.replace(['.', '_'], "-"))
+}
+
+/// The keys of all settings.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|setting| setting.key)
+}
+
 /// The flags of all settings with what they take, for the help: `--rest-port 0…65535`.
 pub fn flags() -> impl Iterator<Item = String> {
     SETTINGS.iter().map(|setting| match &setting.kind {
@@ -171,9 +182,12 @@ struct Setting {
     kind: Kind,
 }
 
+/// A word and what it does.
+type Choice = (&'static str, fn(&mut Config));
+
 enum Kind {
     Whole { range: RangeInclusive<u64>, set: fn(&mut Config, u64) },
-    Choice(&'static [(&'static str, fn(&mut Config))]),
+    Choice(&'static [Choice]),
     Text { allowed: &'static str, set: fn(&mut Config, &str) -> Option<()> },
     List { allowed: &'static str, set: fn(&mut Config, &[String]) -> Option<()> },
 }
@@ -182,7 +196,7 @@ const fn whole(key: &'static str, range: RangeInclusive<u64>, set: fn(&mut Confi
     Setting { key, kind: Kind::Whole { range, set } }
 }
 
-const fn choice(key: &'static str, choices: &'static [(&'static str, fn(&mut Config))]) -> Setting {
+const fn choice(key: &'static str, choices: &'static [Choice]) -> Setting {
     Setting { key, kind: Kind::Choice(choices) }
 }
 
@@ -541,12 +555,8 @@ fn pattern(text: &str) -> Option<String> {
     fits.then(|| text.to_owned())
 }
 
-fn words(choices: &[(&'static str, fn(&mut Config))]) -> Vec<&'static str> {
+fn words(choices: &[Choice]) -> Vec<&'static str> {
     choices.iter().map(|(word, _)| *word).collect()
-}
-
-fn flag(key: &str) -> String {
-    format!("--{}", key.replace(['.', '_'], "-"))
 }
 
 fn variable(key: &str) -> String {

@@ -277,7 +277,7 @@ fn read_beside<T: Default>(folder: &Path, name: &str, known: &mut bool, parse: i
     match read_text(&path)? {
         Some(text) => {
             *known = true;
-            parse(&text).map_err(|why| Fault(format!("{}: {why}", path.display())))
+            parse(&text).map_err(|why| Fault(format!("{}: {why}; bring it back, or remove it, restart and make it anew", path.display())))
         }
         None if *known => Err(Fault(format!("{}: it was there and is gone", path.display()))),
         None => Ok(T::default()),
