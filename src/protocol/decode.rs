@@ -386,3 +386,334 @@ fn with_type(kind: DoorKind, text: &str) -> String {
     };
     format!("{{\"t\":{t},{}", text.strip_prefix('{').unwrap_or(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+    use crate::protocol::encode;
+    use crate::protocol::line::Lines;
+    use crate::seeded::Seeded;
+
+    const REQUESTS: &str = include_str!("../../fixtures/frames/requests.txt");
+    const EVENTS: &str = include_str!("../../fixtures/frames/events.txt");
+    const FRAME_MAX: usize = 64 << 10;
+
+    /// The cases of a fixture: frame and meaning.
+    fn cases(fixture: &'static str) -> Vec<(&'static str, &'static str)> {
+        let lines: Vec<&str> = fixture.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        lines
+            .chunks(2)
+            .map(|case| match case {
+                [frame, meaning] => (frame.strip_prefix("> ").expect(frame), meaning.strip_prefix("= ").expect(meaning)),
+                _ => panic!("a frame without its meaning: {case:?}"),
+            })
+            .collect()
+    }
+
+    /// A request in the words of the fixtures.
+    fn describe(request: &Request) -> String {
+        let mut words = match &request.body {
+            Body::Bind { kind, alias, extended } => {
+                let word = match kind {
+                    BindKind::Heartbeat => "heartbeat",
+                    BindKind::Connect11 => "connect11",
+                    BindKind::Connect14 => "connect14",
+                };
+                word.to_owned() + &of(alias) + if *extended { " extended" } else { "" }
+            }
+            Body::Register { alias, topics, info } => {
+                format!("register{} topics={}", of(alias), list(topics))
+                    + &info.as_ref().map_or(String::new(), |info| format!(" info={info}"))
+            }
+            Body::Unregister { alias, topics } => format!("unregister{} topics={}", of(alias), list(topics)),
+            Body::GetTopic { alias } => "get_topic".to_owned() + &of(alias),
+            Body::Pull { alias } => "pull".to_owned() + &of(alias),
+            Body::Acknowledge { alias, mids } => format!("acknowledge{} mids={}", of(alias), list(mids.as_slice())),
+            Body::Publish(publish) => describe_publish(publish),
+            Body::ServerInfo => "server_info".to_owned(),
+            Body::Door(frame) => describe_door(frame),
+            Body::DoorAnswer(answer) => {
+                format!("door_result r={} u={} ok={}", answer.room, answer.user, answer.ok)
+                    + &answer.reason.as_ref().map_or(String::new(), |reason| format!(" reason={reason:?}"))
+            }
+            Body::Refused(Refusal { code, field }) => format!("refused {} {field}", code.as_str()).trim_end().to_owned(),
+        };
+        if let Some(Num(num)) = &request.num {
+            write!(words, " num={num}").unwrap();
+        }
+        if let Some(token) = &request.token {
+            write!(words, " token={token}").unwrap();
+        }
+        words
+    }
+
+    fn describe_publish(publish: &Publish) -> String {
+        let to = match &publish.to {
+            Receivers::Topics(topics) => format!("topics={}", list(topics)),
+            Receivers::Aliases(aliases) => format!("aliases={}", list(aliases)),
+        };
+        let id = publish.id.as_ref().map_or(String::new(), |id| format!(" id={id}"));
+        let receipt = if publish.receipt { " receipt" } else { "" };
+        format!("publish {to} time_to_live={}{id}{receipt} msg={}", publish.time_to_live, publish.msg)
+    }
+
+    fn describe_door(frame: &DoorFrame) -> String {
+        let word = match frame.kind {
+            DoorKind::Open => "open",
+            DoorKind::Phone => "phone",
+            DoorKind::Door => "door",
+        };
+        let extended = if frame.extended { " extended" } else { "" };
+        let wait = if frame.wait { " wait" } else { "" };
+        format!("{word} r={} u={}{extended}{wait} text={}", frame.room, frame.user, frame.text)
+    }
+
+    fn of(alias: &Option<Alias>) -> String {
+        alias.as_ref().map_or(String::new(), |alias| format!(" alias={alias}"))
+    }
+
+    fn list<T: ToString>(items: &[T]) -> String {
+        format!("[{}]", items.iter().map(T::to_string).collect::<Vec<_>>().join(","))
+    }
+
+    fn refused(code: Code, field: &'static str) -> Body {
+        Body::Refused(Refusal::new(code, field))
+    }
+
+    /// What requests come of `chunks`, through the line decoder as over TCP.
+    fn over_tcp<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+        let mut lines = Lines::new(FRAME_MAX);
+        let mut seen = Vec::new();
+        for mut chunk in chunks {
+            while let Some(line) = lines.next(&mut chunk).unwrap() {
+                seen.push(describe(&request(line)));
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn frames_mean_what_the_fixture_says_however_they_arrive() {
+        for (frame, meaning) in cases(REQUESTS) {
+            assert_eq!(describe(&request(frame.as_bytes())), meaning, "{frame}");
+            let line = format!("{frame}\n");
+            assert_eq!(over_tcp([line.as_bytes()].into_iter()), [meaning], "whole: {frame}");
+            assert_eq!(over_tcp(line.as_bytes().chunks(1)), [meaning], "byte by byte: {frame}");
+            let followed = format!("\r\n  {frame} \r\n \n{frame}\n{{\"t\":");
+            assert_eq!(over_tcp([followed.as_bytes()].into_iter()), [meaning, meaning], "followed by more: {frame}");
+            assert_eq!(over_tcp(followed.as_bytes().chunks(7)), [meaning, meaning], "in sevens: {frame}");
+        }
+    }
+
+    #[test]
+    fn events_decide_the_type() {
+        for (case, meaning) in cases(EVENTS) {
+            let (t, argument) = case.split_once(' ').unwrap();
+            assert_eq!(describe(&request_as(t.parse().unwrap(), argument.as_bytes())), meaning, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_fixture_has_every_frame_and_every_refusal_of_this_layer() {
+        let meanings: Vec<&str> = cases(REQUESTS).iter().map(|(_, meaning)| *meaning).collect();
+        let words = "heartbeat connect11 connect14 register unregister get_topic pull acknowledge publish server_info open phone door \
+                     door_result";
+        for word in words.split_whitespace() {
+            assert!(meanings.iter().any(|meaning| meaning.split(' ').next() == Some(word)), "{word}");
+        }
+        for code in [Code::BadJson, Code::MissingField, Code::BadField, Code::UnknownType] {
+            assert!(meanings.iter().any(|meaning| meaning.starts_with(&format!("refused {}", code.as_str()))), "{code:?}");
+        }
+        for (t, known) in (-20..=20).map(|t| (t, matches!(t, 1..=4 | 6..=12 | 14 | -5 | -8))) {
+            let unknown = request(format!("{{\"t\":{t}}}").as_bytes()).body == refused(Code::UnknownType, "t");
+            assert_eq!(unknown, !known, "{t}");
+        }
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_become_spaces_and_nothing_else_changes() {
+        let frame = "\n{\"t\":6,\r\n\"method\":\"publish\",\"topic\":\"a\",\"msg\":{\r\n\t\"a\":\n[1,\r2],\"b\":\"\\r\\n\\u000a\"}}\r\n";
+        let Body::Publish(publish) = request(frame.as_bytes()).body else { panic!("no publish") };
+        assert_eq!(&*publish.msg, "{  \t\"a\": [1, 2],\"b\":\"\\r\\n\\u000a\"}");
+
+        let Body::Door(frame) = request(b" \r\n{\"t\":8,\n\"r\":\"R\",\r\n\"u\":\"U\"}\n").body else { panic!("no door frame") };
+        assert_eq!(&*frame.text, "{\"t\":8, \"r\":\"R\",  \"u\":\"U\"}");
+        let Body::Door(frame) = request_as(8, b"\n{\n\"r\":\"R\",\"u\":\"U\"}").body else { panic!("no door frame") };
+        assert_eq!(&*frame.text, "{\"t\":8, \"r\":\"R\",\"u\":\"U\"}");
+
+        let Body::Register { info, .. } = request(b"{\"t\":2,\"topic\":\"a\",\"info\":{\"a\":\n1}}").body else { panic!("no register") };
+        assert_eq!(info.as_deref(), Some("{\"a\": 1}"));
+    }
+
+    #[test]
+    fn a_frame_that_is_no_utf_8_is_bad_json() {
+        for frame in
+            [&b"{\"t\":7,\"x\":\"\xff\"}"[..], b"{\"t\":7,\"\xc3\":1}", b"\xef\xbb\xbf{\"t\":7}", b"{\"t\":-5,\"mid\":\"\xff\"}", b""]
+        {
+            assert_eq!(request(frame).body, refused(Code::BadJson, ""), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_hold_at_one_under_exactly_and_one_over() {
+        let fits = |frame: String| !matches!(request(frame.as_bytes()).body, Body::Refused(_));
+        let names = |n: usize| (0..n).map(|i| format!("\"n{i}\"")).collect::<Vec<_>>().join(",");
+        let x = |n: usize| "x".repeat(n);
+        for (over, fit) in [(-1, true), (0, true), (1, false)] {
+            let at = |bound: usize| bound.strict_add_signed(over);
+            assert_eq!(fits(format!(r#"{{"t":1,"alias":"{}"}}"#, x(at(128)))), fit, "alias");
+            assert_eq!(fits(format!(r#"{{"t":2,"topic":[{}]}}"#, names(at(NAMES_PER_FRAME_MAX)))), fit, "topic");
+            assert_eq!(fits(format!(r#"{{"t":2,"topic":"a","info":{{"a":"{}"}}}}"#, x(at(INFO_BYTES_MAX) - 8))), fit, "info");
+            assert_eq!(fits(format!(r#"{{"t":3,"num":"{}"}}"#, x(at(NUM_BYTES_MAX) - 2))), fit, "num");
+            let opts = format!(r#"{{"id":"{}"}}"#, x(at(IDEMPOTENCY_KEY_BYTES_MAX)));
+            assert_eq!(fits(format!(r#"{{"t":6,"method":"publish","topic":[],"msg":1,"opts":{opts}}}"#)), fit, "opts.id");
+            let reason = x(at(REASON_BYTES_MAX));
+            assert_eq!(fits(format!(r#"{{"t":-8,"r":"R","u":"","ok":true,"reason":"{reason}"}}"#)), fit, "reason");
+        }
+        let repeated = ["\"a\""; NAMES_PER_FRAME_MAX + 1].join(",");
+        assert!(!fits(format!(r#"{{"t":2,"topic":[{repeated}]}}"#)), "repeated names count as listed");
+    }
+
+    #[test]
+    fn deep_nesting_costs_no_stack() {
+        const DEPTH: usize = 30_000;
+        let deep = [("[".repeat(DEPTH), "]".repeat(DEPTH)), ("{\"a\":".repeat(DEPTH / 3), "}".repeat(DEPTH / 3))]
+            .map(|(open, close)| (format!("{open}1{close}"), open));
+        let check = move || {
+            for (value, unclosed) in &deep {
+                let publish = format!("{{\"t\":6,\"method\":\"publish\",\"topic\":\"a\",\"msg\":{value}}}");
+                let Body::Publish(publish) = request(publish.as_bytes()).body else { panic!("no publish") };
+                assert_eq!(&*publish.msg, value);
+                assert_eq!(request(format!("{{\"t\":7,\"x\":{value}}}").as_bytes()).body, Body::ServerInfo);
+                for member in ["t", "num", "token", "alias", "topic", "info", "mid", "method", "opts", "r", "ok"] {
+                    for t in [1, 2, 6, -5, 8, -8] {
+                        let frame = format!("{{\"t\":{t},\"topic\":\"a\",\"r\":\"r\",\"u\":\"u\",\"{member}\":{value}}}");
+                        std::hint::black_box(request(frame.as_bytes()));
+                    }
+                }
+                assert_eq!(request(format!("{{\"x\":{unclosed}").as_bytes()).body, refused(Code::BadJson, ""));
+                assert_eq!(request(unclosed.as_bytes()).body, refused(Code::BadJson, ""));
+            }
+        };
+        // Two bytes of stack a level would not fit.
+        std::thread::Builder::new().stack_size(2 * DEPTH).spawn(check).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn requests_stay_small() {
+        assert!(size_of::<Request>() <= 88, "{}", size_of::<Request>());
+    }
+
+    /// Heap bytes that a request holds on to.
+    fn held(request: &Request) -> usize {
+        fn names<N>(names: &Vec<N>, text: fn(&N) -> &str) -> usize {
+            // Each name is shared: two counters beside the text.
+            names.capacity() * size_of::<N>() + names.iter().map(|name| 16 + text(name).len()).sum::<usize>()
+        }
+        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+        let body = match &request.body {
+            Body::Register { topics, info, .. } => names(topics, Topic::as_str) + text(info),
+            Body::Unregister { topics, .. } => names(topics, Topic::as_str),
+            Body::Acknowledge { mids: Mids::Many(mids), .. } => size_of_val(&**mids),
+            Body::Publish(publish) => {
+                let to = match &publish.to {
+                    Receivers::Topics(topics) => names(topics, Topic::as_str),
+                    Receivers::Aliases(aliases) => names(aliases, Alias::as_str),
+                };
+                size_of::<Publish>() + to + publish.msg.len() + text(&publish.id)
+            }
+            Body::Door(frame) => size_of::<DoorFrame>() + frame.text.len() + 16,
+            Body::DoorAnswer(answer) => size_of::<DoorAnswer>() + text(&answer.reason),
+            _ => 0,
+        };
+        body + request.num.as_ref().map_or(0, |num| num.0.len()) + text(&request.token)
+    }
+
+    /// What holds of every frame, however broken.
+    fn check(frame: &[u8]) {
+        let read = request(frame);
+        let object = std::str::from_utf8(frame).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+        let object = object.is_some_and(|object| object.get().starts_with('{'));
+        assert_eq!(read.body == refused(Code::BadJson, ""), !object, "{}", String::from_utf8_lossy(frame));
+        assert!(held(&read) <= 512 + 16 * frame.len(), "{} bytes for {}", held(&read), frame.len());
+        let relayed = match &read.body {
+            Body::Publish(publish) => &publish.msg,
+            Body::Door(frame) => &*frame.text,
+            Body::Register { info: Some(info), .. } => info,
+            _ => "0",
+        };
+        assert!(!relayed.contains(['\r', '\n']) && serde_json::from_str::<&RawValue>(relayed).is_ok(), "{relayed}");
+        if let Some(Num(num)) = &read.num {
+            assert!(!num.contains(['\r', '\n']) && serde_json::from_str::<&RawValue>(num).is_ok(), "{num}");
+        }
+    }
+
+    #[test]
+    fn random_and_mutated_frames_are_read_or_refused() {
+        const JSON: &[u8] = b"{}[]\":,\\u-0123456789.eEtrufalsnidm \r\n\t\x00\x7f\xc3\xa9\xff";
+        let frames: Vec<&str> = cases(REQUESTS).iter().map(|(frame, _)| *frame).collect();
+        let mut random = Seeded(0x0c0d_ec01);
+        for _ in 0..60_000 {
+            let len = random.below(40);
+            check(&random.bytes(len));
+            let len = random.below(40);
+            check(&(0..len).map(|_| *random.pick(JSON)).collect::<Vec<_>>());
+
+            let mut frame = random.pick(&frames).as_bytes().to_vec();
+            for _ in 0..=random.below(4) {
+                let at = random.below(frame.len() + 1);
+                match random.below(5) {
+                    0 => frame.truncate(at),
+                    1 => frame.insert(at, *random.pick(JSON)),
+                    2 if at < frame.len() => frame[at] = *random.pick(JSON),
+                    3 if at < frame.len() => drop(frame.remove(at)),
+                    _ => {
+                        let other = random.pick(&frames).as_bytes();
+                        let from = random.below(other.len());
+                        frame.splice(at..at, other[from..].iter().copied());
+                    }
+                }
+            }
+            check(&frame);
+        }
+    }
+
+    #[test]
+    fn names_survive_being_written_and_read() {
+        let alphabet: Vec<char> = "ab\"\\/ 门é\u{2028}\u{1f6aa}{}[]:,".chars().collect();
+        let mut random = Seeded(0x0c0d_ec02);
+        for _ in 0..5_000 {
+            let names: Vec<String> =
+                (0..1 + random.below(12)).map(|_| (0..1 + random.below(6)).map(|_| *random.pick(&alphabet)).collect()).collect();
+            let mut frame = b"{\"t\":12,\"topic\":[".to_vec();
+            for (place, name) in names.iter().enumerate() {
+                frame.extend_from_slice(if place == 0 { b"" } else { b"," });
+                encode::string(name, &mut frame);
+            }
+            frame.extend_from_slice(b"]}");
+            let mut once: Vec<&str> = Vec::new();
+            for name in &names {
+                if !once.contains(&name.as_str()) {
+                    once.push(name);
+                }
+            }
+            let Body::Unregister { topics, .. } = request(&frame).body else { panic!("{}", String::from_utf8_lossy(&frame)) };
+            assert_eq!(topics.iter().map(Topic::as_str).collect::<Vec<_>>(), once);
+        }
+    }
+
+    #[test]
+    fn the_short_way_of_acknowledgements_agrees_with_the_long_one() {
+        for frame in ["{\"t\":-5,\"mid\":\"7\"}", "{\"t\":-5,\"mid\":\"007\"}", "{\"t\":-5,\"mid\":\"99999999999999999999\"}"] {
+            assert!(acknowledgement(frame.as_bytes()).is_some(), "{frame}");
+            assert_eq!(acknowledgement(frame.as_bytes()), Some(read(None, frame.as_bytes())), "{frame}");
+        }
+        for frame in
+            ["{\"t\":-5,\"mid\":\"7\" }", "{\"t\":-5,\"mid\":\"\"}", "{\"t\":-5,\"mid\":\"7\",\"num\":\"1\"}", "{\"t\":-5,\"mid\":\"7"]
+        {
+            assert_eq!(acknowledgement(frame.as_bytes()), None, "{frame}");
+        }
+    }
+}
