@@ -278,3 +278,182 @@ fn escaped(text: &str, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&bytes[plain..]);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::names::{RoomName, UserName};
+    use crate::protocol::decode;
+    use crate::protocol::frame::{Body, Published, RoomCounts};
+    use crate::protocol::refusal::Code;
+    use crate::seeded::Seeded;
+
+    fn alias(text: &str) -> Alias {
+        Alias::new(text).unwrap()
+    }
+
+    fn some(num: &str) -> Option<Num> {
+        Some(Num(num.into()))
+    }
+
+    fn message(mid: u64, body: &str) -> Message {
+        let topics = Box::new([Topic::new("m_2").unwrap(), Topic::new("c\"2").unwrap()]);
+        Message { mid: Mid::new(mid), ts: 1_700_000_000_123, expires: 7, topics, receipt: false, publisher: None, body: body.into() }
+    }
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn result(reason: Option<&str>, doors: Option<usize>, num: Option<Num>) -> Reply {
+        let (room, user) = (RoomName::new("R\\1").unwrap(), UserName::new("").unwrap());
+        Reply::DoorResult { room, user, ok: reason.is_none(), reason: reason.map(Into::into), doors, num }
+    }
+
+    /// Every reply, with and without what may be absent.
+    fn replies() -> Vec<(Reply, &'static str)> {
+        let bound = |kind, ts, num| Reply::Bound { kind, alias: alias("门\"1"), ts, num };
+        let error = |code, field, num| Reply::Error { refusal: Refusal::new(code, field), num };
+        let topics = vec![Topic::new("a\\b").unwrap(), Topic::new("频道").unwrap()];
+        let messages = vec![Arc::new(message(7, "{\"a\": 1.10}")), Arc::new(message(1 << 60, "null"))];
+        let published = Published { mid: Mid::new(u64::MAX), online: 2, stored: u32::MAX };
+        let counts = RoomCounts { one_to_one: 1, one_to_many: 2, many_to_many: 3, channels: 10_000 };
+        vec![
+            (error(Code::MissingField, "alias", some("7")), r#"{"t":0,"error":"参数不全: alias","code":"missing_field","num":7}"#),
+            (
+                error(Code::BadJson, "", None),
+                r#"{"t":0,"error":"不是有效的 JSON 对象；每帧须为一个 UTF-8 编码的 JSON 对象","code":"bad_json"}"#,
+            ),
+            (bound(BindKind::Heartbeat, None, None), r#"{"t":-1,"alias":"门\"1"}"#),
+            (bound(BindKind::Heartbeat, Some(5), some("\"\\u0031\"")), r#"{"t":-1,"alias":"门\"1","ts":5,"num":"\u0031"}"#),
+            (bound(BindKind::Connect11, None, some("1")), r#"{"t":-11,"alias":"门\"1","num":1}"#),
+            (bound(BindKind::Connect14, None, None), r#"{"t":-14,"alias":"门\"1"}"#),
+            (Reply::Registered { num: some("\"\"") }, r#"{"t":-2,"num":""}"#),
+            (Reply::Registered { num: None }, r#"{"t":-2}"#),
+            (Reply::Unregistered { num: some("12345678901234567890.50") }, r#"{"t":-12,"num":12345678901234567890.50}"#),
+            (Reply::Topics { num: some("1"), topics }, r#"{"t":-3,"num":1,"topic":["a\\b","频道"]}"#),
+            (Reply::Topics { num: None, topics: vec![] }, r#"{"t":-3,"topic":[]}"#),
+            (
+                Reply::Pulled { messages, more: true, num: some("1") },
+                r#"{"t":-4,"msg":[{"a": 1.10},null],"mid":["7","1152921504606846976"],"more":true,"num":1}"#,
+            ),
+            (Reply::Pulled { messages: vec![], more: false, num: None }, r#"{"t":-4,"msg":[],"mid":[],"more":false}"#),
+            (
+                Reply::Published(published, some("\"n\"")),
+                r#"{"t":-6,"num":"n","mid":"9223372036854775807","online":2,"stored":4294967295}"#,
+            ),
+            (Reply::Published(published, None), r#"{"t":-6,"mid":"9223372036854775807","online":2,"stored":4294967295}"#),
+            (Reply::ServerInfo { counts, num: None }, r#"{"t":-7,"One2OneSize":1,"One2ManySize":2,"Many2ManySize":3,"channelSize":10000}"#),
+            (
+                Reply::ServerInfo { counts: RoomCounts::default(), num: some("1") },
+                r#"{"t":-7,"One2OneSize":0,"One2ManySize":0,"Many2ManySize":0,"channelSize":0,"num":1}"#,
+            ),
+            (Reply::DoorsReached { doors: 2, num: some("1") }, r#"{"t":-8,"num":1,"doors":2}"#),
+            (Reply::DoorsReached { doors: 0, num: None }, r#"{"t":-8,"doors":0}"#),
+            (result(None, None, None), r#"{"t":-8,"r":"R\\1","u":"","ok":true}"#),
+            (result(Some("no_door"), None, some("1")), r#"{"t":-8,"r":"R\\1","u":"","ok":false,"reason":"no_door","num":1}"#),
+            (result(None, Some(1), some("1")), r#"{"t":-8,"num":1,"doors":1,"ok":true}"#),
+            (result(Some("锁\n"), Some(3), None), r#"{"t":-8,"doors":3,"ok":false,"reason":"锁\n"}"#),
+            (Reply::Receipt { mid: Mid::new(9), alias: alias("a"), at: 12 }, r#"{"t":13,"mid":"9","alias":"a","at":12}"#),
+            (Reply::EndedElsewhere { mid: Mid::new(9) }, r#"{"t":15,"mid":"9"}"#),
+        ]
+    }
+
+    #[test]
+    fn replies_have_exactly_the_bytes_of_the_protocol() {
+        for (value, expected) in replies() {
+            assert_eq!(written(|out| reply(&value, Language::Zh, out)), expected);
+            assert!(serde_json::from_str::<Value>(expected).unwrap().is_object(), "{expected}");
+        }
+    }
+
+    #[test]
+    fn replies_are_appended() {
+        let mut out = b"before ".to_vec();
+        reply(&Reply::EndedElsewhere { mid: Mid::ZERO }, Language::En, &mut out);
+        assert_eq!(out, b"before {\"t\":15,\"mid\":\"0\"}");
+    }
+
+    #[test]
+    fn every_error_is_a_frame_in_both_languages() {
+        for (language, code) in [Language::Zh, Language::En].into_iter().flat_map(|language| Code::ALL.map(|code| (language, code))) {
+            let refusal = Refusal::new(code, "opts.id");
+            let frame = written(|out| reply(&Reply::Error { refusal, num: some("\"n\"") }, language, out));
+            let read: Value = serde_json::from_str(&frame).unwrap();
+            assert_eq!(read, serde_json::json!({"t": 0, "error": refusal.text(language), "code": code.as_str(), "num": "n"}));
+        }
+    }
+
+    #[test]
+    fn pushes_have_exactly_the_bytes_of_the_protocol() {
+        let mut push = Push::new();
+        let first = message(42, "{\"b\": 1,\"a\":\"\\u95e8\"}");
+        push.render(&first);
+        let frame = |push: &Push, to: &str, topic, dup| written(|out| push.write(&alias(to), topic, dup, out));
+        let rest = r#""ts":1700000000123,"msg":{"b": 1,"a":"\u95e8"}}"#;
+        assert_eq!(frame(&push, "door-3-1", None, false), format!(r#"{{"t":5,"mid":"42","alias":"door-3-1",{rest}"#));
+        let expected = format!(r#"{{"t":5,"mid":"42","alias":"门","topic":"m_2",{rest}"#);
+        assert_eq!(frame(&push, "门", Some(&first.topics[0]), false), expected);
+        let expected = r#"{"t":5,"mid":"42","alias":"a\\\"","topic":"c\"2","ts":1700000000123,"dup":true,"msg":{"b": 1,"a":"\u95e8"}}"#;
+        assert_eq!(frame(&push, "a\\\"", Some(&first.topics[1]), true), expected);
+
+        push.render(&message(0, "1"));
+        let expected = r#"{"t":5,"mid":"0","alias":"a","ts":1700000000123,"dup":true,"msg":1}"#;
+        assert_eq!(frame(&push, "a", None, true), expected, "nothing is left of the message before");
+    }
+
+    #[test]
+    fn a_push_exceeds_its_publish_by_less_than_1_kib() {
+        let name = |first: &str| format!("{first}{}", "\"".repeat(127));
+        let topic = Topic::new(&name("t")).unwrap();
+        let mut push = Push::new();
+        push.render(&Message { ts: u64::MAX, ..message(u64::MAX, "1") });
+        let frame = written(|out| push.write(&alias(&name("a")), Some(&topic), true, out));
+        assert!(frame.len() < 1 << 10, "{} bytes", frame.len());
+    }
+
+    #[test]
+    fn door_frames_pass_unchanged_but_for_the_servers_time() {
+        for text in [r#"{"t":8,"r":"R","u":"U","x":"}"}"#, r#"{ "t":10, "r":"R", "u":"" , "ts":1 }"#] {
+            let Body::Door(frame) = decode::request(text.as_bytes()).body else { panic!("no door frame: {text}") };
+            assert_eq!(written(|out| door_frame(&frame, None, out)), text);
+            let stamped = written(|out| door_frame(&frame, Some(99), out));
+            assert_eq!(stamped, format!("{},\"ts\":99}}", &text[..text.len() - 1]));
+            let Body::Door(again) = decode::request(stamped.as_bytes()).body else { panic!("no door frame: {stamped}") };
+            assert_eq!((again.room, again.user), (frame.room, frame.user));
+            assert_eq!(serde_json::from_str::<Value>(&stamped).unwrap()["ts"], 99);
+        }
+    }
+
+    #[test]
+    fn strings_read_back_as_they_were() {
+        let every: String = (0..=0x2ff).filter_map(char::from_u32).chain("\u{2028}\u{2029}\u{fffd}\u{1f6aa}\u{10ffff}".chars()).collect();
+        let chars: Vec<char> = every.chars().collect();
+        let mut random = Seeded(0xe_c0de);
+        for round in 0..2_000 {
+            let text: String = if round == 0 { every.clone() } else { (0..random.below(20)).map(|_| *random.pick(&chars)).collect() };
+            let json = written(|out| string(&text, out));
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+            assert!(!json.contains(|c: char| c < ' '), "{json}");
+        }
+        assert_eq!(written(|out| string("a\u{1}\u{1f}\u{7f}/\u{2028}", out)), "\"a\\u0001\\u001f\u{7f}/\u{2028}\"");
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        let mut random = Seeded(3);
+        let edges = (0..20).flat_map(|power| [10_u64.pow(power) - 1, 10_u64.pow(power)]).chain([u64::MAX]).collect::<Vec<_>>();
+        for n in edges.into_iter().chain((0..1_000).map(|_| {
+            let bits = random.below(64);
+            random.next_u64() >> bits
+        })) {
+            assert_eq!(written(|out| number(n, out)), n.to_string());
+        }
+    }
+}
