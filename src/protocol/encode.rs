@@ -400,6 +400,7 @@ mod tests {
         assert_eq!(frame(&push, "door-3-1", None, false), format!(r#"{{"t":5,"mid":"42","alias":"door-3-1",{rest}"#));
         let expected = format!(r#"{{"t":5,"mid":"42","alias":"门","topic":"m_2",{rest}"#);
         assert_eq!(frame(&push, "门", Some(&first.topics[0]), false), expected);
+        assert_eq!(frame(&push, "a\\", None, false), format!(r#"{{"t":5,"mid":"42","alias":"a\\",{rest}"#));
         let expected = r#"{"t":5,"mid":"42","alias":"a\\\"","topic":"c\"2","ts":1700000000123,"dup":true,"msg":{"b": 1,"a":"\u95e8"}}"#;
         assert_eq!(frame(&push, "a\\\"", Some(&first.topics[1]), true), expected);
 

@@ -230,5 +230,7 @@ mod tests {
             })
             .collect();
         assert_eq!(recognised, [false, false, false, false, true, true]);
+        assert_eq!(lines.next(&mut &b"\n"[..]), Ok(Some(&b"POST /"[..])));
+        assert!(!is_http(lines.pending()), "a line handed out is not pending");
     }
 }

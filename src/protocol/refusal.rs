@@ -2,8 +2,6 @@
 //!
 //! The texts are all here, so that one place shows whether they help. It knows no frame, no status code and no log.
 
-use std::fmt;
-
 /// The language of error texts; codes don't depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
@@ -177,14 +175,6 @@ impl Refusal {
             text += advice;
         }
         text
-    }
-}
-
-impl fmt::Display for Refusal {
-    /// For logs: the code and the field.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code.as_str())?;
-        if self.field.is_empty() { Ok(()) } else { write!(f, " ({})", self.field) }
     }
 }
 
