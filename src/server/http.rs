@@ -213,9 +213,7 @@ impl<S: Service> Connection<'_, S> {
         let keeps_alive = head.keeps_alive();
         let admission = match catch_unwind(AssertUnwindSafe(|| self.service.admit(&head, self.peer))) {
             Ok(Ok(admission)) => admission,
-            Ok(Err(response)) => {
-                return self.decline(&head, &response, part).await;
-            }
+            Ok(Err(response)) => return self.decline(&head, &response, part).await,
             Err(_) => return Err(self.panicked()),
         };
         let body = self.read_body(admission.body_limit).await?;

@@ -67,6 +67,7 @@ impl Listener {
     {
         let mut begun = shutdown.begun();
         let mut turn = 0_u32;
+        let mut exhausted = false;
         loop {
             turn = turn.wrapping_add(1);
             let accepted = match future::select(&mut begun, pin!(self.socket.accept())).await {
@@ -75,6 +76,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    exhausted = false;
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if let Some(permit) = permits.take(peer.ip()) {
                         task::spawn(connection(Accepted { stream, peer, permit }));
@@ -83,7 +85,10 @@ impl Listener {
                 Err(error) => {
                     permits.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
                     if is_exhaustion(&error) {
-                        log::warn!("can't accept on {}: {error}", self.local);
+                        // Once, not ten times a second as long as it lasts.
+                        if !std::mem::replace(&mut exhausted, true) {
+                            log::warn!("can't accept on {}: {error}", self.local);
+                        }
                         future::select(&mut begun, pin!(task::sleep(ACCEPT_PAUSE))).await;
                     }
                 }
