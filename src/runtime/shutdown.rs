@@ -62,6 +62,9 @@ impl ShutdownSignal {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
 
     #[test]
@@ -86,10 +89,21 @@ mod tests {
     }
 
     #[test]
-    fn waiters_are_woken_not_polled() {
+    fn waiters_are_woken() {
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
         let (switch, signal) = shutdown();
-        let waiter = std::thread::spawn(move || futures::executor::block_on(signal.begun()));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut waiting = signal.begun();
+        assert!(Pin::new(&mut waiting).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(!woken.0.load(Ordering::Acquire));
         switch.begin();
-        waiter.join().unwrap();
+        assert!(woken.0.load(Ordering::Acquire));
     }
 }

@@ -34,6 +34,9 @@ use crate::protocol::refusal::Code;
 use crate::runtime::shutdown::ShutdownSignal;
 use crate::server::listener::Accepted;
 
+#[cfg(test)]
+mod tests;
+
 /// What answers the requests of one port.
 pub trait Service: Send + Sync + 'static {
     /// Looks at a head before its body is read. It must not wait, for nothing limits its time.
@@ -182,16 +185,11 @@ impl<S: Service> Connection<'_, S> {
         if !self.decoder.is_idle() {
             return Ok(());
         }
-        let first_byte = poll_fn(|cx| {
-            while self.decoder.is_idle() {
-                ready!(self.poll_fill(cx))?;
-            }
-            Poll::Ready(Ok(()))
-        });
+        let first_byte = poll_fn(|cx| self.poll_until(cx, |decoder| (!decoder.is_idle()).then_some(())));
         // The socket is asked first: a request that has come is answered, even if the shutdown has too.
-        match within(idle_wait, future::select(first_byte, shutdown.begun())).await {
-            Some(Either::Left((arrived, _))) => arrived,
-            Some(Either::Right(_)) | None => Err(Gone),
+        match timeout(idle_wait, future::select(first_byte, shutdown.begun())).await {
+            Ok(Either::Left((arrived, _))) => arrived,
+            Ok(Either::Right(_)) | Err(_) => Err(Gone),
         }
     }
 
@@ -215,9 +213,7 @@ impl<S: Service> Connection<'_, S> {
         let keeps_alive = head.keeps_alive();
         let admission = match catch_unwind(AssertUnwindSafe(|| self.service.admit(&head, self.peer))) {
             Ok(Ok(admission)) => admission,
-            Ok(Err(response)) => {
-                return self.decline(&head, &response, part).await;
-            }
+            Ok(Err(response)) => return self.decline(&head, &response, part).await,
             Err(_) => return Err(self.panicked()),
         };
         let body = self.read_body(admission.body_limit).await?;
@@ -278,19 +274,25 @@ impl<S: Service> Connection<'_, S> {
 
     /// Reads until `next` has its item, at most `wait`. `what` is named in the refusal.
     async fn read<T>(&mut self, wait: Duration, what: &'static str, next: Next<T>) -> Result<T, Failure> {
-        let reading = poll_fn(|cx| {
-            for _ in 0..READS_PER_TURN {
-                if let Some(item) = next(&mut self.decoder)? {
-                    return Poll::Ready(Ok(item));
-                }
-                ready!(self.poll_fill(cx))?;
-            }
-            // A peer that sends as fast as it is read must not keep the others waiting.
-            cx.waker().wake_by_ref();
-            Poll::Pending
+        let reading = poll_fn(|cx| match ready!(self.poll_until(cx, |decoder| next(decoder).transpose())) {
+            Ok(item) => Poll::Ready(item.map_err(Failure::Refused)),
+            Err(Gone) => Poll::Ready(Err(Failure::Gone)),
         });
         let too_late = Failure::Refused(HttpRefusal::with_status(408, Code::BadField, what));
-        within(wait, reading).await.unwrap_or(Err(too_late))
+        timeout(wait, reading).await.unwrap_or(Err(too_late))
+    }
+
+    /// Reads into the decoder until `done` finds there what it looks for.
+    fn poll_until<T>(&mut self, cx: &mut Context<'_>, mut done: impl FnMut(&mut Decoder) -> Option<T>) -> Poll<Result<T, Gone>> {
+        for _ in 0..READS_PER_TURN {
+            if let Some(item) = done(&mut self.decoder) {
+                return Poll::Ready(Ok(item));
+            }
+            ready!(self.poll_fill(cx))?;
+        }
+        // A peer that sends as fast as it is read must not keep the others waiting.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Reads what there is into the decoder.
@@ -304,12 +306,10 @@ impl<S: Service> Connection<'_, S> {
 
     /// Ready when the peer has left. What it sends ahead meanwhile is kept, to a bound; beyond it nobody looks.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.decoder.bytes_ahead() < HTTP_AHEAD_BYTES_MAX {
-            if ready!(self.poll_fill(cx)).is_err() {
-                return Poll::Ready(());
-            }
+        match ready!(self.poll_until(cx, |decoder| (decoder.bytes_ahead() >= HTTP_AHEAD_BYTES_MAX).then_some(()))) {
+            Ok(()) => Poll::Pending,
+            Err(Gone) => Poll::Ready(()),
         }
-        Poll::Pending
     }
 
     async fn send(&mut self, response: &Response, afterwards: Afterwards, part: Part) -> Result<(), Gone> {
@@ -325,8 +325,8 @@ impl<S: Service> Connection<'_, S> {
         while sent < head.len() + body.len() {
             let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
             let writing = poll_fn(|cx| Pin::new(&mut &self.stream).poll_write_vectored(cx, &rest));
-            match within(self.options.write_wait, writing).await {
-                Some(Ok(bytes)) if bytes > 0 => sent += bytes,
+            match timeout(self.options.write_wait, writing).await {
+                Ok(Ok(bytes)) if bytes > 0 => sent += bytes,
                 _ => return Err(Gone),
             }
         }
@@ -348,7 +348,8 @@ impl<S: Service> Connection<'_, S> {
             }
             Poll::Ready(())
         });
-        within(self.options.drain_wait, drain).await;
+        // Whether the peer has closed or not: this was its time.
+        let _ = timeout(self.options.drain_wait, drain).await;
     }
 }
 
@@ -383,14 +384,6 @@ fn poll_scratch(mut stream: &TcpStream, cx: &mut Context<'_>, take: impl FnOnce(
         take(&scratch[..bytes]);
         Poll::Ready(Ok(bytes))
     })
-}
-
-/// What `work` comes to, or `None` if it takes longer than `wait`. Work that is done at once costs no timer.
-async fn within<F: Future + Unpin>(wait: Duration, mut work: F) -> Option<F::Output> {
-    match futures::poll!(&mut work) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => timeout(wait, work).await.ok(),
-    }
 }
 
 /// Bytes that one read may bring.

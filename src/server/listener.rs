@@ -38,7 +38,7 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
-    /// To be held as long as the socket is open.
+    /// To be held as long as the socket is open. An `async` block that names only the stream does not hold it.
     pub permit: Permit,
 }
 
@@ -67,6 +67,7 @@ impl Listener {
     {
         let mut begun = shutdown.begun();
         let mut turn = 0_u32;
+        let mut exhausted = false;
         loop {
             turn = turn.wrapping_add(1);
             let accepted = match future::select(&mut begun, pin!(self.socket.accept())).await {
@@ -75,6 +76,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    exhausted = false;
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if let Some(permit) = permits.take(peer.ip()) {
                         task::spawn(connection(Accepted { stream, peer, permit }));
@@ -83,7 +85,10 @@ impl Listener {
                 Err(error) => {
                     permits.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
                     if is_exhaustion(&error) {
-                        log::warn!("can't accept on {}: {error}", self.local);
+                        // Once, not ten times a second as long as it lasts.
+                        if !std::mem::replace(&mut exhausted, true) {
+                            log::warn!("can't accept on {}: {error}", self.local);
+                        }
                         future::select(&mut begun, pin!(task::sleep(ACCEPT_PAUSE))).await;
                     }
                 }
@@ -252,3 +257,149 @@ impl Drop for Permit {
 const ACCEPTS_PER_TURN: u32 = 16;
 const BACKLOG: i32 = LISTEN_BACKLOG as i32;
 const USER_TIMEOUT_MS: u32 = TCP_USER_TIMEOUT.as_millis() as u32;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::runtime::shutdown::shutdown;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn permits(connections: usize, per_address: usize) -> Arc<Permits> {
+        Permits::new(ConnectionLimits { connections, per_address })
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn permits_are_counted_in_all() {
+        let permits = permits(2, 9);
+        let first = permits.take(address("192.0.2.1")).unwrap();
+        let second = permits.take(address("127.0.0.1")).unwrap();
+        assert!(permits.take(address("192.0.2.2")).is_none());
+        assert_eq!(permits.counters().refused_total.load(Ordering::Relaxed), 1);
+        drop(first);
+        assert_eq!(permits.open_connections(), 1);
+        assert!(permits.take(address("192.0.2.2")).is_some());
+        drop(second);
+        assert_eq!(permits.open_connections(), 0);
+        assert_eq!(permits.counters().accepted.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn permits_are_counted_per_address_in_any_spelling() {
+        let permits = permits(100, 2);
+        let held = [permits.take(address("192.0.2.1")), permits.take(address("::ffff:192.0.2.1"))];
+        assert!(held.iter().all(Option::is_some));
+        assert!(permits.take(address("192.0.2.1")).is_none());
+        assert_eq!(permits.counters().refused_address.load(Ordering::Relaxed), 1);
+        assert!(permits.take(address("192.0.2.2")).is_some());
+        drop(held);
+        assert!(permits.take(address("192.0.2.1")).is_some());
+        assert!(permits.taken().by_address.is_empty(), "an address without connections costs nothing");
+    }
+
+    #[test]
+    fn loopback_is_exempt_from_the_share_of_an_address() {
+        let permits = permits(100, 1);
+        let held: Vec<_> = ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"].map(|text| permits.take(address(text))).into();
+        assert!(held.iter().all(Option::is_some));
+        assert_eq!(permits.open_connections(), 4);
+    }
+
+    #[test]
+    fn the_last_permit_returned_is_heard_of() {
+        let permits = permits(2, 2);
+        permits.all_returned().now_or_never().unwrap();
+        let permit = permits.take(address("192.0.2.1")).unwrap();
+        assert!(permits.all_returned().now_or_never().is_none());
+        let waiting = task::spawn({
+            let permits = permits.clone();
+            async move { permits.all_returned().await }
+        });
+        drop(permit);
+        task::block_on(async_std::future::timeout(PATIENCE, waiting)).unwrap();
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options() {
+        let listener = open((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert!(sockopt::tcp_nodelay(&accepted).unwrap());
+        assert!(sockopt::socket_keepalive(&accepted).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), KEEPALIVE_PROBES);
+        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 30_000);
+        // The kernel doubles what it is asked for.
+        assert_eq!(sockopt::socket_send_buffer_size(&accepted).unwrap(), 2 * SEND_BUFFER_BYTES);
+    }
+
+    #[test]
+    fn only_a_want_of_resources_calls_for_a_pause() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+            assert!(is_exhaustion(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::PERM] {
+            assert!(!is_exhaustion(&errno.into()), "{errno}");
+        }
+        assert!(!is_exhaustion(&io::Error::other("no number")));
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_raised_to_the_hard_one() {
+        let limit = raise_descriptor_limit().unwrap();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit);
+        assert_eq!(getrlimit(Resource::Nofile).maximum, limit);
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error() {
+        let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        assert_eq!(Listener::bind(listener.local_addr()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// Two ports with one permit between them: whoever comes second, at either port, is closed at once.
+    #[test]
+    fn ports_share_their_permits_and_close_whom_they_refuse() {
+        let (switch, signal) = shutdown();
+        let permits = permits(1, 1);
+        let mut ports = Vec::new();
+        let mut accepting = Vec::new();
+        for _ in 0..2 {
+            let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            ports.push(listener.local_addr());
+            accepting.push(task::spawn(listener.run(permits.clone(), signal.clone(), |accepted| async move {
+                let Accepted { stream, permit: _permit, .. } = accepted;
+                let _ = async_std::io::ReadExt::read_to_end(&mut &stream, &mut Vec::new()).await;
+            })));
+        }
+        for _ in 0..3 {
+            let first = std::net::TcpStream::connect(ports[0]).unwrap();
+            let mut second = std::net::TcpStream::connect(ports[0]).unwrap();
+            second.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(second.read(&mut [0]).unwrap(), 0);
+            let mut third = std::net::TcpStream::connect(ports[1]).unwrap();
+            third.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(third.read(&mut [0]).unwrap(), 0);
+            drop(first);
+            task::block_on(async_std::future::timeout(PATIENCE, permits.all_returned())).unwrap();
+        }
+        assert_eq!(permits.counters().accepted.load(Ordering::Relaxed), 3);
+        assert_eq!(permits.counters().refused_total.load(Ordering::Relaxed), 6);
+        switch.begin();
+        for task in accepting {
+            task::block_on(async_std::future::timeout(PATIENCE, task)).unwrap();
+        }
+        assert!(ports.iter().all(|port| std::net::TcpStream::connect(port).is_err()));
+    }
+}

@@ -25,6 +25,8 @@ enum Phase {
     Counted { left: usize },
     /// The hex digits of a chunk's size.
     Size { digits: usize, size: usize },
+    /// Spaces behind the digits. `line` counts the bytes of the line.
+    Padding { line: usize, size: usize },
     /// The rest of the size line: ignored. `line` counts its bytes.
     Extension { line: usize, size: usize },
     /// The LF of the size line.
@@ -99,6 +101,12 @@ impl Body {
         !self.begun && self.phase != Phase::Done
     }
 
+    /// Bytes of memory that the data takes.
+    #[cfg(test)]
+    pub(super) fn bytes_held(&self) -> usize {
+        self.data.capacity()
+    }
+
     /// The phase after one byte of framing.
     fn after(&self, phase: Phase, byte: u8) -> Result<Phase, HttpRefusal> {
         match (phase, byte) {
@@ -106,8 +114,13 @@ impl Body {
                 Ok(Phase::Size { digits: digits + 1, size: size << 4 | hex(byte) })
             }
             (Phase::Size { digits, size }, b'\r') if digits > 0 => Ok(Phase::SizeEnd { size }),
-            (Phase::Size { digits, size }, b';' | b' ' | b'\t') if digits > 0 => Ok(Phase::Extension { line: digits + 1, size }),
-            (Phase::Extension { size, .. }, b'\r') => Ok(Phase::SizeEnd { size }),
+            (Phase::Size { digits, size }, b' ' | b'\t') if digits > 0 => Ok(Phase::Padding { line: digits + 1, size }),
+            (Phase::Size { digits, size }, b';') if digits > 0 => Ok(Phase::Extension { line: digits + 1, size }),
+            (Phase::Padding { size, .. } | Phase::Extension { size, .. }, b'\r') => Ok(Phase::SizeEnd { size }),
+            (Phase::Padding { line, size }, b' ' | b'\t') if line < HTTP_CHUNK_LINE_BYTES_MAX => {
+                Ok(Phase::Padding { line: line + 1, size })
+            }
+            (Phase::Padding { line, size }, b';') if line < HTTP_CHUNK_LINE_BYTES_MAX => Ok(Phase::Extension { line: line + 1, size }),
             (Phase::Extension { line, size }, _) if is_text(byte) && line < HTTP_CHUNK_LINE_BYTES_MAX => {
                 Ok(Phase::Extension { line: line + 1, size })
             }

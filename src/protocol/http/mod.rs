@@ -13,6 +13,8 @@ mod body;
 pub mod head;
 pub mod refusal;
 pub mod response;
+#[cfg(test)]
+mod tests;
 
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::protocol::refusal::Code;

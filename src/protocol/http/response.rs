@@ -146,3 +146,74 @@ fn reason(status: u16) -> &'static str {
 const FRAMING: [&str; 5] = ["Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Trailer"];
 /// Words of header names that are not simply capitalised.
 const UNUSUAL_WORDS: [&str; 4] = ["ETag", "MD5", "WebSocket", "WWW"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(response: &Response, afterwards: Afterwards) -> String {
+        let mut out = Vec::new();
+        response.encode_head(afterwards, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_whole_response() {
+        let response = Response::new(200, "application/json", "{}").header("Cache-Control", "no-store");
+        let expected = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: 2\r\n";
+        assert_eq!(head(&response, Afterwards::Keep), format!("{expected}\r\n"));
+        assert_eq!(head(&response, Afterwards::Close), format!("{expected}Connection: close\r\n\r\n"));
+        assert_eq!(response.sent_body(), b"{}");
+    }
+
+    #[test]
+    fn an_empty_response_has_a_length_unless_its_status_has_no_body() {
+        assert_eq!(head(&Response::empty(404), Afterwards::Keep), "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        for (status, phrase) in [(204, "No Content"), (304, "Not Modified")] {
+            let response = Response { body: "ignored".into(), ..Response::empty(status) };
+            assert_eq!(head(&response, Afterwards::Keep), format!("HTTP/1.1 {status} {phrase}\r\n\r\n"));
+            assert_eq!(response.sent_body(), b"");
+        }
+    }
+
+    #[test]
+    fn a_status_without_a_phrase_keeps_its_space() {
+        assert_eq!(head(&Response::empty(299), Afterwards::Keep), "HTTP/1.1 299 \r\nContent-Length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn a_handler_can_not_contradict_the_framing() {
+        let response = Response::new(200, "text/plain", "abc")
+            .header("content-length", "7")
+            .header("Transfer-Encoding", "chunked")
+            .header("CONNECTION", "keep-alive");
+        let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: close\r\n\r\n";
+        assert_eq!(head(&response, Afterwards::Close), expected);
+    }
+
+    #[test]
+    fn a_header_that_would_break_its_line_is_left_out() {
+        for (name, value) in
+            [("X", "a\r\nB: c"), ("X", "a\nb"), ("X", "a\0"), ("X", "é"), ("X Y", "a"), ("", "a"), ("X:", "a"), ("X\r\nY", "a")]
+        {
+            let response = Response::empty(200).header(name, value).header("Y", "z");
+            assert_eq!(head(&response, Afterwards::Keep), "HTTP/1.1 200 OK\r\nY: z\r\nContent-Length: 0\r\n\r\n", "{name:?}: {value:?}");
+        }
+    }
+
+    #[test]
+    fn names_go_out_in_their_usual_case() {
+        for (given, written) in [
+            ("cache-control", "Cache-Control"),
+            ("etag", "ETag"),
+            ("www-authenticate", "WWW-Authenticate"),
+            ("sec-websocket-accept", "Sec-WebSocket-Accept"),
+            ("content-md5", "Content-MD5"),
+            ("x--y", "X--Y"),
+            ("X-lower", "X-lower"),
+        ] {
+            let expected = format!("HTTP/1.1 200 OK\r\n{written}: a\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(head(&Response::empty(200).header(given, "a"), Afterwards::Keep), expected);
+        }
+    }
+}
