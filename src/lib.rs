@@ -12,6 +12,8 @@ pub mod limits;
 pub mod names;
 pub mod protocol;
 pub mod runtime;
+#[cfg(test)]
+pub(crate) mod seeded;
 pub mod server;
 pub mod store;
 pub mod token;
