@@ -201,3 +201,91 @@ fn push_number(text: &mut String, mut number: u64) {
     }
     text.extend(digits[start..].iter().map(|digit| char::from(*digit)));
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::seeded::Seeded;
+
+    fn owed(alias: u64, topic: Option<u16>) -> Owed {
+        Owed { alias: AliasId(alias), topic }
+    }
+
+    fn read(ids: &str, topics: Option<&str>) -> Result<Vec<Owed>> {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.query_row("SELECT ?1, ?2", (ids, topics), |row| get_receivers(row, 0, 1))
+    }
+
+    #[test]
+    fn receivers_are_written_as_the_migration_says() {
+        let mut text = ReceiversText::default();
+        let cases: [(&[Owed], &str, Option<&str>); 5] = [
+            (&[], "[]", None),
+            (&[owed(7, None), owed(8, None), owed(12, None)], "[7,1,4]", None),
+            (&[owed(7, Some(2)), owed(9, Some(2))], "[7,2]", Some("2")),
+            (&[owed(7, Some(0)), owed(8, None), owed(12, Some(999))], "[7,1,4]", Some("[0,null,999]")),
+            (&[owed(u64::MAX, None)], "[18446744073709551615]", None),
+        ];
+        for (receivers, ids, topics) in cases {
+            text.write(receivers).unwrap();
+            assert_eq!((text.ids.as_str(), text.topic_of()), (ids, topics));
+            assert_eq!(read(ids, topics).unwrap(), receivers);
+        }
+    }
+
+    #[test]
+    fn receivers_come_back_as_they_went() {
+        for seed in 0..300 {
+            let mut seeded = Seeded(seed);
+            let topics = [None, Some(0), Some(1), Some(999)];
+            let kinds = &topics[..1 + seeded.below(topics.len())];
+            let mut id = 0;
+            let receivers: Vec<Owed> = (0..seeded.below(40))
+                .map(|_| {
+                    id += 1 + seeded.next_u64() % (1 << *seeded.pick(&[1, 8, 40]));
+                    owed(id, *seeded.pick(kinds))
+                })
+                .collect();
+            let mut text = ReceiversText::default();
+            text.write(&receivers).unwrap();
+            assert_eq!(read(&text.ids, text.topic_of()).unwrap(), receivers, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn receivers_out_of_order_or_twice_are_refused() {
+        let mut text = ReceiversText::default();
+        for ids in [[5, 4], [5, 5]] {
+            let error = text.write(&ids.map(|id| owed(id, None))).unwrap_err();
+            assert!(matches!(error, Error::ToSqlConversionFailure(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn unreadable_lists_are_errors() {
+        let cases = [
+            ("", None),
+            ("7", None),
+            ("[7", None),
+            ("[x]", None),
+            ("[-1]", None),
+            ("[18446744073709551615,1]", None),
+            ("[7]", Some("x")),
+            ("[7]", Some("[x]")),
+            ("[7,1]", Some("[0]")),
+            ("[7]", Some("65536")),
+        ];
+        for (ids, topics) in cases {
+            assert!(read(ids, topics).is_err(), "{ids} {topics:?}");
+        }
+        let mut seeded = Seeded(1);
+        for _ in 0..2_000 {
+            let len = seeded.below(12);
+            let noise: String = seeded.bytes(len).iter().map(|byte| char::from(b"[],0123456789nul"[usize::from(byte % 16)])).collect();
+            // Any answer but a panic.
+            let _ = read(&noise, Some(&noise));
+        }
+    }
+}

@@ -45,6 +45,8 @@ pub(super) struct Database {
     block: Block,
     first_mid: Mid,
     readers: Vec<ReaderSlot>,
+    /// The messages of a batch that failed with the disk: the log may hold them all the same.
+    doubtful: Vec<Mid>,
     /// Pages of the log at which the next cut is tried.
     cut_at: u64,
 }
@@ -73,8 +75,17 @@ impl Database {
             log::error!("store event=mids_not_written file={} error=\"{error}\"", folder.file("mids").display());
         }
         let first_mid = block.mids().start;
-        let mut database =
-            Database { folder, path, connection: Some(connection), reserve, block, first_mid, readers: Vec::new(), cut_at: LOG_PAGES_MAX };
+        let mut database = Database {
+            folder,
+            path,
+            connection: Some(connection),
+            reserve,
+            block,
+            first_mid,
+            readers: Vec::new(),
+            doubtful: Vec::new(),
+            cut_at: LOG_PAGES_MAX,
+        };
         database.take_reserve();
         database.save_block()?;
         Ok(database)
@@ -114,7 +125,11 @@ impl Database {
             return Outcome::Failed(trouble);
         }
         if self.is_storing() {
-            return self.outcome(|connection, block| transaction::write(connection, batch, block));
+            let outcome = self.outcome(|connection, block| transaction::write(connection, batch, block));
+            if outcome == Outcome::Failed(Trouble::Disk) {
+                self.doubt(batch);
+            }
+            return outcome;
         }
         if !batch.changes.iter().all(Change::is_deletion) {
             return Outcome::Failed(Trouble::Full);
@@ -191,6 +206,15 @@ impl Database {
         }
     }
 
+    /// Remembers what must be deleted when the database is opened anew, so that a failed batch is rolled back whole even if
+    /// all of it had reached the log before the sync failed.
+    fn doubt(&mut self, batch: &Batch) {
+        self.doubtful.extend(batch.changes.iter().filter_map(|change| match change {
+            Change::SaveMessage { message, .. } => Some(message.mid),
+            _ => None,
+        }));
+    }
+
     /// Does something that nobody waits for, if there is a connection.
     fn tend(&mut self, work: impl FnOnce(&Connection, &mut u64) -> rusqlite::Result<()>) {
         let Some(connection) = &self.connection else { return };
@@ -230,8 +254,9 @@ impl Database {
         for reader in &mut readers {
             **reader = None;
         }
-        match open_emptied(&self.path) {
+        match open_emptied(&self.path, &self.doubtful) {
             Ok(connection) => {
+                self.doubtful.clear();
                 log::info!("store event=reopened file={}", self.path.display());
                 self.connection = Some(connection);
                 Ok(())
@@ -287,9 +312,258 @@ fn open_current(path: &Path, must_have_data: bool) -> Result<Connection, Fault> 
     Ok(connection)
 }
 
-/// Opens the file and moves the whole log into it.
-fn open_emptied(path: &Path) -> Result<Connection, Fault> {
+/// Opens the file, moves the whole log into it and deletes the messages of a failed batch.
+fn open_emptied(path: &Path, doubtful: &[Mid]) -> Result<Connection, Fault> {
     let connection = open_writer(path)?;
     let log = checkpoint(&connection, Checkpoint::Truncate).map_err(Fault::database(path, "write back the log of"))?;
-    if log.busy { Err(Fault::Held { database: path.to_owned() }) } else { Ok(connection) }
+    if log.busy {
+        return Err(Fault::Held { database: path.to_owned() });
+    }
+    transaction::undo(&connection, doubtful).map_err(Fault::database(path, "write"))?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+    use crate::store::samples::{RESERVE, Scratch, alias, batch, committed, key, message, mode, owed, save};
+
+    const FULL: Outcome = Outcome::Failed(Trouble::Full);
+    const BROKEN: Outcome = Outcome::Failed(Trouble::Disk);
+
+    fn saves(mids: Range<u64>) -> Vec<Change> {
+        let mut changes = vec![Change::SaveAlias(alias(1, "a"))];
+        changes.extend(mids.map(|mid| save(message(mid, &"x".repeat(1_000)), &[(1, None)])));
+        changes
+    }
+
+    fn deletes(mids: Range<u64>) -> Vec<Change> {
+        mids.map(|mid| Change::DeleteMessage(Mid::new(mid))).collect()
+    }
+
+    fn limit_pages(database: &Database, pages: u32) {
+        let connection = database.connection.as_ref().unwrap();
+        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), (), |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn files_belong_to_their_owner_alone() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..3))), committed());
+        for name in ["porter.db", "porter.db-wal", "porter.db-shm", "mids", "reserve", "lock"] {
+            assert_eq!(mode(&scratch.file(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn mids_are_never_given_twice() {
+        let scratch = Scratch::new();
+        let mut highest = Mid::ZERO;
+        for start in 0..6 {
+            let mut database = scratch.open().unwrap();
+            let mids = database.mids();
+            assert!(highest <= mids.start && mids.start < mids.end, "start {start}");
+            highest = database.take_block().unwrap();
+            assert!(highest > mids.end);
+            database.close();
+            match start {
+                1 => std::fs::write(scratch.file("mids"), "1\n").unwrap(),
+                2 => std::fs::remove_file(scratch.file("mids")).unwrap(),
+                3 => scratch.edit("UPDATE meta SET mid_block = 0"),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_stored_before_the_file_mids_says_so() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        std::fs::create_dir(scratch.file("mids.new")).unwrap();
+        let mut database = scratch.open().unwrap();
+        assert!(!database.is_storing());
+        let first = database.mids().start;
+        assert_eq!(first.number() >> 40, 2);
+        assert_eq!(database.commit(&batch(1, saves(1..2))), FULL);
+        assert_eq!(database.commit(&batch(2, vec![])), Outcome::Committed { refused: vec![], storing: false });
+        assert_eq!(meta::read(&scratch.shell()).unwrap().mid_block, 1);
+        std::fs::remove_dir(scratch.file("mids.new")).unwrap();
+        assert_eq!(database.commit(&batch(3, vec![])), committed());
+        assert_eq!(database.commit(&batch(4, saves(1..2))), committed());
+        assert_eq!(database.mids().start, first);
+        assert_eq!(meta::read(&scratch.shell()).unwrap().mid_block, 2);
+    }
+
+    #[test]
+    fn a_folder_that_lost_its_data_is_refused_unless_told() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        let refused = |scratch: &Scratch| matches!(scratch.open(), Err(Fault::DataLost { .. }));
+        std::fs::remove_file(scratch.file("porter.db")).unwrap();
+        assert!(refused(&scratch));
+        assert!(!scratch.file("porter.db").exists(), "the second try must be refused as well");
+        std::fs::write(scratch.file("porter.db"), "").unwrap();
+        assert!(refused(&scratch));
+        let database = Database::open(scratch.folder(), true, RESERVE).unwrap();
+        assert_eq!(database.mids().start, Mid::new(2 << 40));
+        drop(database);
+        assert!(scratch.open().is_ok());
+    }
+
+    #[test]
+    fn a_folder_with_other_files_is_fresh() {
+        let scratch = Scratch::new();
+        std::fs::create_dir(scratch.data()).unwrap();
+        std::fs::write(scratch.file("master.key"), "x").unwrap();
+        assert!(scratch.open().is_ok());
+    }
+
+    #[test]
+    fn a_damaged_database_is_refused_with_advice() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        std::fs::write(scratch.file("porter.db"), "this is no database".repeat(1_000)).unwrap();
+        let fault = scratch.open().err().unwrap();
+        assert!(fault.to_string().ends_with("or move it away with its -wal and -shm and start with --accept-data-loss"), "{fault}");
+    }
+
+    #[test]
+    fn a_full_disk_takes_deletions_until_the_reserve_is_back() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..100))), committed());
+        limit_pages(&database, 60);
+        assert_eq!(database.commit(&batch(2, saves(100..300))), FULL);
+        assert!(!scratch.file("reserve").exists());
+        // The reserve can't be had as long as its name is taken.
+        std::fs::create_dir(scratch.file("reserve")).unwrap();
+        assert_eq!(database.commit(&batch(3, saves(100..101))), FULL);
+        let not_storing = Outcome::Committed { refused: vec![], storing: false };
+        assert_eq!(database.commit(&batch(4, deletes(1..90))), not_storing);
+        assert_eq!(owed(&database).len(), 10);
+        assert_eq!(std::fs::metadata(scratch.file("porter.db-wal")).unwrap().len(), 0, "the log is cut at once");
+        std::fs::remove_dir(scratch.file("reserve")).unwrap();
+        assert_eq!(database.commit(&batch(5, vec![])), committed());
+        assert!(scratch.file("reserve").is_file());
+        assert_eq!(database.commit(&batch(6, saves(300..310))), committed());
+        assert_eq!(owed(&database).len(), 20);
+    }
+
+    #[test]
+    fn deletions_on_a_full_disk_give_their_pages_back() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..400))), committed());
+        database.after_commit();
+        database.reserve.release();
+        assert_eq!(database.commit(&batch(2, deletes(1..400))), committed());
+        let bytes = std::fs::metadata(scratch.file("porter.db")).unwrap().len();
+        assert!(bytes < 100 << 10, "{bytes}");
+    }
+
+    #[test]
+    fn a_batch_that_failed_with_the_disk_is_gone_even_if_it_reached_the_log() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..3))), committed());
+        let mut changes = saves(3..5);
+        changes.push(Change::SaveKey(key(4, 1)));
+        let failed = batch(2, changes);
+        assert_eq!(database.commit(&failed), committed());
+        // What an error of the sync behind the last frame looks like from here.
+        database.doubt(&failed);
+        database.close_connections();
+        assert_eq!(database.commit(&batch(3, vec![])), committed());
+        assert_eq!(owed(&database), [(1, vec![1]), (2, vec![1])]);
+        let keys: u32 = scratch.shell().query_row("SELECT count(*) FROM opts_id", (), |row| row.get(0)).unwrap();
+        assert_eq!(keys, 0);
+    }
+
+    #[test]
+    fn nothing_is_confirmed_while_a_reader_holds_the_old_log() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..3))), committed());
+        let shell = scratch.shell();
+        shell.execute_batch("BEGIN; SELECT * FROM message;").unwrap();
+        assert_eq!(database.commit(&batch(2, saves(3..4))), committed());
+        database.close_connections();
+        assert_eq!(database.commit(&batch(3, vec![])), BROKEN);
+        shell.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(database.commit(&batch(4, vec![])), committed());
+        assert_eq!(owed(&database).len(), 3);
+    }
+
+    #[test]
+    fn readers_lose_their_connections_with_the_writer() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let slot = database.add_reader();
+        *lock(&slot) = Some(scratch.shell());
+        database.close_connections();
+        assert!(lock(&slot).is_none());
+    }
+
+    #[test]
+    fn the_log_stays_short_and_the_file_shrinks_when_idle() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let rows = 3_000;
+        for round in 0..20 {
+            let first = round * rows + 1;
+            assert_eq!(database.commit(&batch(1, saves(first..first + rows))), committed());
+            database.after_commit();
+            let log = std::fs::metadata(scratch.file("porter.db-wal")).unwrap().len();
+            assert!(log < 64 << 20, "round {round}: {log}");
+        }
+        assert_eq!(database.commit(&batch(2, deletes(1..20 * rows + 1))), committed());
+        let before = std::fs::metadata(scratch.file("porter.db")).unwrap().len();
+        let mut steps = 0;
+        while database.idle() {
+            steps += 1;
+        }
+        assert!(steps > 10);
+        database.close();
+        let after = std::fs::metadata(scratch.file("porter.db")).unwrap().len();
+        assert!(before > 60 << 20 && after < 10 << 20, "{before} {after}");
+    }
+
+    /// Runs in a process of its own, since a limit on the size of files holds for all threads. The shell makes the signal
+    /// that comes with it ignored, so that writes fail as on a broken disk.
+    #[test]
+    fn a_failing_disk_is_survived() {
+        const CHILD: &str = "PORTER_TEST_FAILING_DISK";
+        if std::env::var_os(CHILD).is_some() {
+            return write_to_a_failing_disk();
+        }
+        let test = "store::database::tests::a_failing_disk_is_survived";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" --exact \"$1\""]).arg(std::env::current_exe().unwrap()).arg(test);
+        let output = shell.env(CHILD, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    fn write_to_a_failing_disk() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..10))), committed());
+        let log = std::fs::metadata(scratch.file("porter.db-wal")).unwrap().len();
+        let no_limit = getrlimit(Resource::Fsize);
+        setrlimit(Resource::Fsize, Rlimit { current: Some(log + 20_000), maximum: no_limit.maximum }).unwrap();
+        assert_eq!(database.commit(&batch(2, saves(10..400))), BROKEN);
+        assert!(database.connection.is_none());
+        // Enough for the index of the log, too little for its pages to go into the database.
+        setrlimit(Resource::Fsize, Rlimit { current: Some(40_000), maximum: no_limit.maximum }).unwrap();
+        assert_eq!(database.commit(&batch(3, vec![])), BROKEN);
+        setrlimit(Resource::Fsize, no_limit).unwrap();
+        assert_eq!(database.commit(&batch(4, saves(400..401))), committed());
+        let mids: Vec<u64> = owed(&database).iter().map(|(mid, _)| *mid).collect();
+        assert_eq!(mids, [1, 2, 3, 4, 5, 6, 7, 8, 9, 400]);
+    }
 }

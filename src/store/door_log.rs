@@ -115,3 +115,62 @@ fn get(row: &Row<'_>) -> Result<DoorLine> {
         reason: get_text_or_null(row, 9)?.map(Into::into),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate;
+
+    fn entry(id: u64, room: &str) -> DoorEntry {
+        DoorEntry {
+            id,
+            at: id * 10,
+            room: room.into(),
+            user: "".into(),
+            alias: "m_2".into(),
+            label: "front desk".into(),
+            address: "127.0.0.1".into(),
+            doors: 2,
+        }
+    }
+
+    fn filled() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate::migrate(&connection, std::path::Path::new(""), 0).unwrap();
+        for id in 1..=6 {
+            add(&connection, &entry(id, if id % 2 == 0 { "gate" } else { "garage" })).unwrap();
+        }
+        connection
+    }
+
+    fn ids(connection: &Connection, query: &DoorLogQuery) -> (u64, Vec<u64>) {
+        let page = read(connection, query).unwrap();
+        (page.total, page.lines.iter().map(|line| line.entry.id).collect())
+    }
+
+    #[test]
+    fn pages_are_newest_first_and_filtered() {
+        let connection = filled();
+        let all = DoorLogQuery { from: 0, to: u64::MAX, room: None, skip: 0, count: 100 };
+        assert_eq!(ids(&connection, &all), (6, vec![6, 5, 4, 3, 2, 1]));
+        assert_eq!(ids(&connection, &DoorLogQuery { skip: 1, count: 2, ..all.clone() }), (6, vec![5, 4]));
+        assert_eq!(ids(&connection, &DoorLogQuery { from: 20, to: 50, ..all.clone() }), (3, vec![4, 3, 2]));
+        assert_eq!(ids(&connection, &DoorLogQuery { room: Some("gate".into()), skip: 1, ..all.clone() }), (3, vec![4, 2]));
+        assert_eq!(ids(&connection, &DoorLogQuery { skip: u64::MAX, ..all.clone() }), (6, vec![]));
+        forget_before(&connection, 40).unwrap();
+        assert_eq!(ids(&connection, &all), (3, vec![6, 5, 4]));
+    }
+
+    #[test]
+    fn a_result_stays_when_the_entry_is_written_again() {
+        let connection = filled();
+        settle(&connection, 6, false, Some("no_answer")).unwrap();
+        settle(&connection, 5, true, None).unwrap();
+        add(&connection, &entry(6, "gate")).unwrap();
+        let query = DoorLogQuery { from: 40, to: u64::MAX, room: None, skip: 0, count: 3 };
+        let lines = read(&connection, &query).unwrap().lines;
+        assert_eq!(lines[0], DoorLine { entry: entry(6, "gate"), ok: Some(false), reason: Some("no_answer".into()) });
+        assert_eq!(lines[1], DoorLine { entry: entry(5, "garage"), ok: Some(true), reason: None });
+        assert_eq!(lines[2], DoorLine { entry: entry(4, "gate"), ok: None, reason: None });
+    }
+}

@@ -81,3 +81,52 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::samples::{Scratch, mode};
+
+    #[test]
+    fn folder_and_files_belong_to_their_owner_alone() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        folder.create("a").unwrap();
+        folder.replace("b", b"1").unwrap();
+        assert_eq!(mode(&scratch.data()), 0o700);
+        for name in ["lock", "a", "b"] {
+            assert_eq!(mode(&scratch.file(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_second_process_is_refused_while_the_first_lives() {
+        let scratch = Scratch::new();
+        let first = scratch.folder();
+        let fault = Folder::open(&scratch.data()).err().unwrap();
+        assert!(matches!(fault, Fault::InUse { .. }));
+        assert!(fault.to_string().starts_with("another porter is running on this data folder"));
+        drop(first);
+        assert!(Folder::open(&scratch.data()).is_ok());
+    }
+
+    #[test]
+    fn replacing_survives_what_an_earlier_crash_left() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        std::fs::write(scratch.file("a.new"), "half").unwrap();
+        folder.replace("a", b"1").unwrap();
+        folder.replace("a", b"2").unwrap();
+        assert_eq!(std::fs::read(scratch.file("a")).unwrap(), b"2");
+        assert!(!scratch.file("a.new").exists());
+    }
+
+    #[test]
+    fn creating_keeps_what_is_there() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        std::fs::write(scratch.file("a"), "kept").unwrap();
+        folder.create("a").unwrap();
+        assert_eq!(std::fs::read(scratch.file("a")).unwrap(), b"kept");
+    }
+}

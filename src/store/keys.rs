@@ -33,6 +33,12 @@ pub(super) fn forget_before(connection: &Connection, at: u64, oldest: Mid) -> Re
     Ok(())
 }
 
+/// Forgets the key of a message, if it had one.
+pub(super) fn forget(connection: &Connection, message: Mid) -> Result<()> {
+    connection.prepare_cached("DELETE FROM opts_id WHERE mid = ?1")?.execute((mid(message),))?;
+    Ok(())
+}
+
 /// Reads a row of [`ALL`].
 pub(super) fn get(row: &Row<'_>) -> Result<KeyRecord> {
     Ok(KeyRecord {
@@ -43,4 +49,31 @@ pub(super) fn get(row: &Row<'_>) -> Result<KeyRecord> {
         online: row.get(4)?,
         stored: row.get(5)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate;
+    use crate::store::samples::key;
+
+    #[test]
+    fn keys_are_forgotten_by_age_or_by_number_whichever_is_more() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate::migrate(&connection, std::path::Path::new(""), 0).unwrap();
+        let left = |at, oldest| {
+            for mid in 1..=6 {
+                save(&connection, &key(mid, mid * 10)).unwrap();
+            }
+            forget_before(&connection, at, Mid::new(oldest)).unwrap();
+            let mut statement = connection.prepare(ALL).unwrap();
+            let left: Result<Vec<KeyRecord>> = statement.query_map((), get).unwrap().collect();
+            left.unwrap().iter().map(|key| key.mid.number()).collect::<Vec<u64>>()
+        };
+        assert_eq!(left(0, 0), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(left(30, 0), [3, 4, 5, 6]);
+        assert_eq!(left(31, 0), [4, 5, 6]);
+        assert_eq!(left(30, 5), [5, 6]);
+        assert!(left(61, 0).is_empty());
+    }
 }

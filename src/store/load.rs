@@ -8,7 +8,7 @@ use crate::hub::storage::{AliasId, Owed, Restored};
 use crate::names::Mid;
 use crate::store::columns::get_number;
 use crate::store::connection::{Cause, cause};
-use crate::store::messages::{self, OwedMessage};
+use crate::store::messages::{self, Messages, OwedMessage};
 use crate::store::{aliases, keys, meta};
 
 /// Gives all to `take` in the order that [`Restored`] names. `first_mid`: the first one that this run may give out.
@@ -127,7 +127,7 @@ fn delete(connection: &Connection, mids: &[Mid]) -> Result<usize> {
         return Ok(0);
     }
     let transaction = connection.unchecked_transaction()?;
-    let mut messages = messages::Messages::prepare(&transaction)?;
+    let mut messages = Messages::prepare(&transaction)?;
     for mid in mids {
         messages.delete(*mid)?;
     }
@@ -142,5 +142,146 @@ fn tidy(what: &str, deleted: Result<usize>) {
         Ok(0) => {}
         Ok(rows) => log::info!("store event=tidied what={what} rows={rows}"),
         Err(error) => log::warn!("store event=not_tidied what={what} error=\"{error}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::storage::{Change, Stamp};
+    use crate::names::{Alias, Topic};
+    use crate::store::samples::{Scratch, alias, batch, committed, key, load, message, owed, save};
+
+    #[test]
+    fn a_new_database_knows_nothing() {
+        let scratch = Scratch::new();
+        let mut all = Vec::new();
+        scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
+        let first_mid = Mid::new(1 << 40);
+        assert_eq!(all, [Restored::Counters { stamp: Stamp::default(), next_alias: AliasId(1), first_mid }]);
+    }
+
+    #[test]
+    fn what_was_stored_comes_back_in_order() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let (door, phone) = (alias(3, "door-3-1"), alias(9, "门"));
+        let bare = crate::hub::storage::AliasRecord { transport: None, info: None, ..alias(12, "new") };
+        let topic = Topic::new("news").unwrap();
+        let quiet = crate::protocol::frame::Message { receipt: false, ..message(8, "\"é\"") };
+        let changes = vec![
+            save(quiet, &[(3, None)]),
+            save(message(5, "{\"a\": 1.50}"), &[(3, Some(0)), (9, Some(1))]),
+            Change::SaveKey(key(5, 40)),
+            Change::SaveAlias(phone.clone()),
+            Change::Subscribe(AliasId(9), topic.clone()),
+            Change::SaveAlias(door.clone()),
+            Change::SaveAlias(bare.clone()),
+        ];
+        assert_eq!(database.commit(&batch(2, changes)), committed());
+        database.close();
+
+        let mut all = Vec::new();
+        scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
+        let receivers = |list: &[(u64, Option<u16>)]| list.iter().map(|&(id, topic)| Owed { alias: AliasId(id), topic }).collect();
+        let expected = [
+            Restored::Counters { stamp: Stamp { service: 200, wall: 5_002 }, next_alias: AliasId(100), first_mid: Mid::new(2 << 40) },
+            Restored::Alias(door),
+            Restored::Alias(phone),
+            Restored::Alias(bare),
+            Restored::Subscription(AliasId(9), topic),
+            Restored::Message {
+                mid: Mid::new(5),
+                expires: 900,
+                bytes: 11,
+                receipt: true,
+                publisher: Some(Alias::new("m_2").unwrap()),
+                receivers: receivers(&[(3, Some(0)), (9, Some(1))]),
+            },
+            Restored::Message {
+                mid: Mid::new(8),
+                expires: 900,
+                bytes: 4,
+                receipt: false,
+                publisher: None,
+                receivers: receivers(&[(3, None)]),
+            },
+            Restored::Key(key(5, 40)),
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn ended_deliveries_are_left_out_and_what_nobody_is_owed_is_deleted() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let end = |mid, alias| Change::EndDelivery { mid: Mid::new(mid), alias: AliasId(alias) };
+        let mut changes: Vec<Change> = [1, 2, 3].iter().map(|id| Change::SaveAlias(alias(*id, &format!("a{id}")))).collect();
+        changes.extend([4, 5, 6].map(|mid| save(message(mid, "1"), &[(1, None), (2, None), (3, None)])));
+        // An ending before the first message, one between, two with a message, one for each receiver of the last, one behind.
+        changes.extend([end(1, 1), end(4, 2), end(5, 3), end(5, 1), end(6, 1), end(6, 2), end(6, 3), end(9, 1)]);
+        changes.push(Change::SaveKey(key(6, 1)));
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        assert_eq!(owed(&database), [(4, vec![1, 3]), (5, vec![2])]);
+        assert!(load(&database).contains(&Restored::Key(key(6, 1))), "its key is still remembered");
+        database.close();
+        let shell = scratch.shell();
+        let count = |sql: &str| shell.query_row(sql, (), |row| row.get::<_, u32>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM message"), 2);
+        assert_eq!(count("SELECT count(*) FROM ended"), 3);
+    }
+
+    #[test]
+    fn rows_that_name_unknown_aliases_or_cant_be_read_are_left_out() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let changes = vec![
+            Change::SaveAlias(alias(1, "a")),
+            Change::SaveAlias(alias(2, "b")),
+            Change::Subscribe(AliasId(1), Topic::new("t").unwrap()),
+            Change::Subscribe(AliasId(7), Topic::new("t").unwrap()),
+            save(message(4, "1"), &[(1, None), (7, None)]),
+            save(message(5, "1"), &[(7, None)]),
+            save(message(6, "1"), &[(1, None)]),
+            save(message(7, "1"), &[(1, None)]),
+        ];
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        database.close();
+        scratch.edit(
+            "UPDATE message SET receivers = 'damaged' WHERE mid = 6; UPDATE alias SET name = 'b' || char(7) WHERE id = 2;
+             UPDATE message SET expires = -1 WHERE mid = 7; INSERT INTO subscription VALUES (1, '');",
+        );
+        let database = scratch.open().unwrap();
+        assert_eq!(owed(&database), [(4, vec![1])]);
+        let names: Vec<Restored> = load(&database).into_iter().filter(|one| !matches!(one, Restored::Message { .. })).collect();
+        assert_eq!(names, [Restored::Alias(alias(1, "a")), Restored::Subscription(AliasId(1), Topic::new("t").unwrap())]);
+        database.close();
+        let kept: u32 = scratch.shell().query_row("SELECT count(*) FROM message", (), |row| row.get(0)).unwrap();
+        assert_eq!(kept, 4, "what can't be read is left for people");
+    }
+
+    #[test]
+    fn the_view_says_who_waits_for_what() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let mut changes: Vec<Change> = [2, 5, 9].iter().map(|id| Change::SaveAlias(alias(*id, &format!("a{id}")))).collect();
+        changes.push(save(message(4, "1"), &[(2, Some(1)), (5, Some(0)), (9, None)]));
+        changes.push(save(message(6, "2"), &[(5, Some(0)), (9, Some(0))]));
+        changes.push(save(message(7, "3"), &[(9, None)]));
+        changes.push(Change::EndDelivery { mid: Mid::new(4), alias: AliasId(5) });
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        let shell = scratch.shell();
+        let mut statement = shell.prepare("SELECT mid, alias, topic, body FROM waiting ORDER BY mid, alias").unwrap();
+        let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+        let rows: Vec<(u32, String, Option<String>, String)> = rows.map(Result::unwrap).collect();
+        let row = |mid, alias: &str, topic: Option<&str>, body: &str| (mid, alias.to_owned(), topic.map(str::to_owned), body.to_owned());
+        let expected = [
+            row(4, "a2", Some("say \"hi\""), "1"),
+            row(4, "a9", None, "1"),
+            row(6, "a5", Some("news"), "2"),
+            row(6, "a9", Some("news"), "2"),
+            row(7, "a9", None, "3"),
+        ];
+        assert_eq!(rows, expected);
     }
 }

@@ -108,3 +108,70 @@ fn read(folder: &Folder) -> Result<Option<u64>, Fault> {
         Err(error) => Err(Fault::file(&path, "read")(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::samples::Scratch;
+
+    fn first(block: &Block) -> u64 {
+        block.mids().start.number()
+    }
+
+    #[test]
+    fn each_start_has_mids_above_all_earlier_ones() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        // (what the database knows, whether the file is there); crashes in between included.
+        for (in_database, block) in [(0, 1), (1, 2), (1, 3), (0, 4), (9, 10), (3, 11)] {
+            let mut taken = Block::next(&folder, in_database).unwrap();
+            assert_eq!(taken.number(), block);
+            taken.claim(&folder).unwrap();
+            assert_eq!(first(&taken), block << 40);
+        }
+        std::fs::remove_file(scratch.file(FILE)).unwrap();
+        assert_eq!(Block::next(&folder, 11).unwrap().number(), 11 + BLOCKS_AFTER_LOSS + 1);
+    }
+
+    #[test]
+    fn a_long_run_goes_on_without_a_gap() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        let mut block = Block::next(&folder, 0).unwrap();
+        block.claim(&folder).unwrap();
+        let end = block.mids().end;
+        block.advance(&folder).unwrap();
+        assert_eq!(block.mids().start, end);
+        assert_eq!(Block::next(&folder, 0).unwrap().number(), 3);
+    }
+
+    #[test]
+    fn an_unclaimed_block_leaves_its_file_and_starts_anywhere() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        // The file can't be replaced by way of a folder.
+        std::fs::create_dir(scratch.file("mids.new")).unwrap();
+        let mut block = Block::next(&folder, 0).unwrap();
+        assert!(block.claim(&folder).is_err() && !block.is_claimed());
+        let firsts: Vec<u64> = (0..8).map(|_| first(&block)).collect();
+        assert!(firsts.iter().all(|first| (1 << 40..(1 << 40) + (1 << 39)).contains(first)));
+        assert!(firsts.iter().any(|other| *other != firsts[0]), "no chance in it");
+        assert!(block.advance(&folder).is_err());
+        assert_eq!(block.number(), 1);
+        std::fs::remove_dir(scratch.file("mids.new")).unwrap();
+        block.claim(&folder).unwrap();
+        assert_eq!(std::fs::read_to_string(scratch.file(FILE)).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        for damaged in ["", "7", "x\n", "-1\n", "7\n7\n", "8388608\n"] {
+            std::fs::write(scratch.file(FILE), damaged).unwrap();
+            assert!(matches!(Block::next(&folder, 3), Err(Fault::BadMids { .. })), "{damaged:?}");
+        }
+        std::fs::write(scratch.file(FILE), "8388607\n").unwrap();
+        assert!(matches!(Block::next(&folder, 3), Err(Fault::MidsExhausted { .. })));
+    }
+}

@@ -22,6 +22,8 @@ mod migrate;
 mod reader;
 mod reports;
 mod reserve;
+#[cfg(test)]
+mod samples;
 mod transaction;
 mod writer;
 
@@ -251,4 +253,158 @@ fn sent<T>(result: Result<(), TrySendError<T>>) -> Result<(), NotAsked> {
         TrySendError::Full(_) => NotAsked::Busy,
         TrySendError::Disconnected(_) => NotAsked::Stopped,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hub::storage::{Change, DeliveryState, DoorEntry};
+    use crate::names::Alias;
+    use crate::store::samples::{Scratch, alias, batch, committed, message, save};
+
+    /// Longer than anything here can take: a test that waits so long has failed.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn start(scratch: &Scratch) -> (StoreHandle, Receiver<Answer>) {
+        let (send, receive) = sync_channel(100);
+        let answers: Answers = Arc::new(move |answer| send.try_send(answer).unwrap());
+        let handle = Store::open(&scratch.options()).unwrap().start(answers).unwrap();
+        (handle, receive)
+    }
+
+    fn next(answers: &Receiver<Answer>) -> Answer {
+        answers.recv_timeout(DEADLINE).unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_answered_and_its_bodies_can_be_read() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let messages = [message(3, "{\"a\":\"门\"}"), message(5, "null")];
+        let mut changes = vec![Change::SaveAlias(alias(1, "a"))];
+        changes.extend(messages.iter().map(|message| save(message.clone(), &[(1, None)])));
+        store.commit(batch(7, changes)).unwrap();
+        assert_eq!(next(&answers), Answer::Batch { number: 7, outcome: committed() });
+
+        store.read(PageRequest { ticket: 1, mids: [5, 4, 3].map(Mid::new).to_vec() }).unwrap();
+        let [three, five] = messages.map(Arc::new);
+        assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Ok(vec![five, three]) });
+
+        store.commit(batch(8, vec![Change::DeleteMessage(Mid::new(3))])).unwrap();
+        assert_eq!(next(&answers), Answer::Batch { number: 8, outcome: committed() });
+        store.read(PageRequest { ticket: 2, mids: vec![Mid::new(3)] }).unwrap();
+        assert_eq!(next(&answers), Answer::Page { ticket: 2, page: Ok(vec![]) });
+        store.close();
+    }
+
+    #[test]
+    fn reports_and_the_door_log_can_be_read() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let states =
+            [DeliveryState::Waiting, DeliveryState::Acknowledged, DeliveryState::Expired, DeliveryState::Dropped, DeliveryState::Recalled];
+        let lines = states.map(|state| ReportLine { alias: Alias::new(state.as_str()).unwrap(), state, at: 9 });
+        let mut changes: Vec<Change> = lines.iter().map(|line| Change::SaveReport { mid: Mid::new(4), line: line.clone() }).collect();
+        changes.push(Change::SaveReport { mid: Mid::new(3), line: lines[0].clone() });
+        let entry = DoorEntry {
+            id: 1 << 40,
+            at: 10,
+            room: "gate".into(),
+            user: "u".into(),
+            alias: "m_2".into(),
+            label: "".into(),
+            address: "127.0.0.1".into(),
+            doors: 1,
+        };
+        changes.push(Change::LogDoor(entry.clone()));
+        changes.push(Change::SettleDoor { id: 1 << 40, ok: false, reason: Some("no_answer".into()) });
+        store.commit(batch(1, changes)).unwrap();
+        assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
+
+        let (send, report) = sync_channel(1);
+        store.report(Mid::new(4), move |report| send.send(report).unwrap()).unwrap();
+        let mut expected = lines.to_vec();
+        expected.sort_by(|a, b| a.alias.cmp(&b.alias));
+        assert_eq!(report.recv_timeout(DEADLINE).unwrap(), Ok(expected));
+
+        let (send, page) = sync_channel(1);
+        let query = DoorLogQuery { from: 0, to: 11, room: None, skip: 0, count: 10 };
+        store.door_log(query, move |page| send.send(page).unwrap()).unwrap();
+        let line = door_log::DoorLine { entry, ok: Some(false), reason: Some("no_answer".into()) };
+        assert_eq!(page.recv_timeout(DEADLINE).unwrap(), Ok(DoorLogPage { total: 1, lines: vec![line] }));
+        store.close();
+    }
+
+    #[test]
+    fn lookups_leave_room_for_the_pages_of_the_hub() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let (open, gate) = sync_channel::<()>(0);
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        // Two replies keep both readers until the gate opens; the others wait behind them.
+        let mut asked = 0;
+        let (send, busy) = sync_channel(READERS);
+        for _ in 0..READERS {
+            let (gate, send) = (gate.clone(), send.clone());
+            store
+                .report(Mid::new(1), move |_| {
+                    send.send(()).unwrap();
+                    let _ = gate.lock().unwrap().recv();
+                })
+                .unwrap();
+        }
+        for _ in 0..READERS {
+            busy.recv_timeout(DEADLINE).unwrap();
+        }
+        while store.report(Mid::new(1), |_| {}).is_ok() {
+            asked += 1;
+        }
+        assert_eq!(asked, LOOKUPS_MAX);
+        for ticket in 0..PAGES_IN_FLIGHT_MAX as u64 {
+            store.read(PageRequest { ticket, mids: vec![] }).unwrap();
+        }
+        assert_eq!(store.read(PageRequest { ticket: 99, mids: vec![] }), Err(NotAsked::Busy));
+        drop(open);
+        let mut tickets: Vec<u64> = (0..PAGES_IN_FLIGHT_MAX)
+            .map(|_| match next(&answers) {
+                Answer::Page { ticket, page: Ok(_) } => ticket,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        tickets.sort_unstable();
+        assert!(tickets.into_iter().eq(0..PAGES_IN_FLIGHT_MAX as u64));
+        store.report(Mid::new(1), |_| {}).unwrap();
+        store.close();
+    }
+
+    #[test]
+    fn more_mids_are_contiguous_and_survive() {
+        let scratch = Scratch::new();
+        let store = Store::open(&scratch.options()).unwrap();
+        let mids = store.mids();
+        assert_eq!(mids, Mid::new(1 << 40)..Mid::new(2 << 40));
+        assert!(store.is_storing());
+        let (send, receive) = sync_channel(1);
+        let store = store.start(Arc::new(move |answer| send.try_send(answer).unwrap())).unwrap();
+        store.take_block().unwrap();
+        assert_eq!(next(&receive), Answer::Block(Ok(Mid::new(3 << 40))));
+        store.close();
+        assert_eq!(Store::open(&scratch.options()).unwrap().mids().start, Mid::new(3 << 40));
+    }
+
+    #[test]
+    fn closing_finishes_the_batch_and_leaves_one_file_of_data() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        store.commit(batch(1, vec![Change::SaveAlias(alias(1, "a"))])).unwrap();
+        store.close();
+        assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
+        assert!(!scratch.file("porter.db-wal").exists());
+        let mut restored = 0;
+        Store::open(&scratch.options()).unwrap().load(&mut |_| restored += 1).unwrap();
+        assert_eq!(restored, 2);
+    }
 }

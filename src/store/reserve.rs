@@ -81,3 +81,46 @@ impl Reserve {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::samples::{RESERVE, Scratch, mode};
+
+    fn reserve(scratch: &Scratch) -> Reserve {
+        std::fs::create_dir_all(scratch.data()).unwrap();
+        Reserve::new(scratch.file("reserve"), RESERVE)
+    }
+
+    #[test]
+    fn it_is_really_written_and_really_given_up() {
+        use std::os::unix::fs::MetadataExt;
+        let scratch = Scratch::new();
+        let mut reserve = reserve(&scratch);
+        reserve.hold().unwrap();
+        let file = std::fs::metadata(scratch.file("reserve")).unwrap();
+        assert_eq!(file.len(), RESERVE);
+        assert!(file.blocks() * 512 >= RESERVE, "a hole keeps no space back");
+        assert_eq!(mode(&scratch.file("reserve")), 0o600);
+        reserve.release();
+        assert!(!reserve.is_held() && !scratch.file("reserve").exists());
+    }
+
+    #[test]
+    fn half_of_it_is_written_anew() {
+        let scratch = Scratch::new();
+        let mut reserve = reserve(&scratch);
+        std::fs::write(scratch.file("reserve"), "half").unwrap();
+        reserve.hold().unwrap();
+        assert_eq!(std::fs::metadata(scratch.file("reserve")).unwrap().len(), RESERVE);
+    }
+
+    #[test]
+    fn too_little_space_leaves_nothing_behind() {
+        let scratch = Scratch::new();
+        std::fs::create_dir_all(scratch.data()).unwrap();
+        let mut reserve = Reserve::new(scratch.file("reserve"), u64::MAX / 2);
+        assert_eq!(reserve.hold().unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(!reserve.is_held() && !scratch.file("reserve").exists());
+    }
+}
