@@ -558,9 +558,10 @@ mod tests {
         setrlimit(Resource::Fsize, Rlimit { current: Some(log + 20_000), maximum: no_limit.maximum }).unwrap();
         assert_eq!(database.commit(&batch(2, saves(10..400))), BROKEN);
         assert!(database.connection.is_none());
-        // Enough for the index of the log, too little for its pages to go into the database.
-        setrlimit(Resource::Fsize, Rlimit { current: Some(40_000), maximum: no_limit.maximum }).unwrap();
+        let (there, away) = (scratch.file("porter.db"), scratch.file("away.db"));
+        std::fs::rename(&there, &away).unwrap();
         assert_eq!(database.commit(&batch(3, vec![])), BROKEN);
+        std::fs::rename(&away, &there).unwrap();
         setrlimit(Resource::Fsize, no_limit).unwrap();
         assert_eq!(database.commit(&batch(4, saves(400..401))), committed());
         let mids: Vec<u64> = owed(&database).iter().map(|(mid, _)| *mid).collect();
