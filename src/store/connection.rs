@@ -11,16 +11,19 @@ use crate::store::fault::Fault;
 /// Pages that wait in the log before they are moved into the database, about 16 MB: low, so that a start is quick and the
 /// log small; high, so that a page which changes often is moved once.
 pub(super) const CHECKPOINT_PAGES: u64 = 4_000;
-/// Pages of the log at which it is cut, about 49 MB, even if a reader must be waited for: with the largest transaction
+/// Pages of the log at which it is cut, about 49 MB: with the largest transaction
 /// on top it stays under 64 MB.
 pub(super) const LOG_PAGES_MAX: u64 = 12_000;
 /// What is left of the log file when it starts anew, in bytes: overwriting is cheaper to sync than appending.
 const LOG_BYTES_KEPT: i64 = 32 << 20;
 /// How long a statement waits for a lock of another program: below the 5 s after which a publish is given up.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
-/// Page cache of the writer while it is busy, in KiB (negative: SQLite's way to say KiB): about one large transaction.
-const WRITER_CACHE: i64 = -8_000;
-/// Page cache of a reader: a page of bodies and the path to it.
+/// Page cache of the writer, in KiB (negative: SQLite's way to say KiB). A larger transaction goes into the log before its
+/// end, at the same speed; what is held here is missing elsewhere.
+const WRITER_CACHE: i64 = -2_000;
+/// How long cutting the log waits for a reader, and all commits with it.
+const CUT_WAIT: Duration = Duration::from_millis(50);
+/// Page cache of a reader, in KiB: a page of bodies and the path to it.
 const READER_CACHE: i64 = -1_000;
 /// Prepared statements that a connection keeps: all that there are.
 const STATEMENTS: usize = 32;
@@ -139,6 +142,14 @@ pub(super) fn checkpoint(connection: &Connection, how: Checkpoint) -> rusqlite::
         let moved = row.get::<_, i64>(2)?.max(0).unsigned_abs();
         Ok(Log { busy: row.get::<_, i64>(0)? != 0, pages, pending: pages.saturating_sub(moved) })
     })
+}
+
+/// Cuts the log file to nothing, unless a reader stays in the way for a moment.
+pub(super) fn cut_log(connection: &Connection) -> rusqlite::Result<Log> {
+    connection.busy_timeout(CUT_WAIT)?;
+    let log = checkpoint(connection, Checkpoint::Truncate);
+    connection.busy_timeout(LOCK_WAIT)?;
+    log
 }
 
 /// Pages of the database file that hold nothing.

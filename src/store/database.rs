@@ -9,7 +9,9 @@ use rusqlite::Connection;
 
 use crate::hub::storage::{Batch, Change, Outcome, Restored, Trouble};
 use crate::names::Mid;
-use crate::store::connection::{CHECKPOINT_PAGES, Cause, Checkpoint, LOG_PAGES_MAX, cause, checkpoint, free_pages, open_writer, vacuum};
+use crate::store::connection::{
+    CHECKPOINT_PAGES, Cause, Checkpoint, LOG_PAGES_MAX, cause, checkpoint, cut_log, free_pages, open_writer, vacuum,
+};
 use crate::store::fault::{Chain, Fault};
 use crate::store::folder::Folder;
 use crate::store::mids::{self, Block};
@@ -159,11 +161,11 @@ impl Database {
         self.tend(|connection, cut_at| {
             let log = checkpoint(connection, Checkpoint::Look)?;
             if log.pages >= *cut_at {
-                let cut = checkpoint(connection, Checkpoint::Truncate)?;
+                let cut = cut_log(connection)?;
                 if cut.busy {
                     log::warn!("store event=log_long pages={} reason=\"a reader, such as a backup, is in the way\"", cut.pages);
                 }
-                // Waiting for a long reader at each commit would stop everything.
+                // Even a short wait for a long reader is too much at each commit.
                 *cut_at = if cut.busy { cut.pages + CHECKPOINT_PAGES } else { LOG_PAGES_MAX };
             } else if log.pending >= CHECKPOINT_PAGES {
                 checkpoint(connection, Checkpoint::Passive)?;
@@ -531,6 +533,30 @@ mod tests {
         database.close();
         let after = std::fs::metadata(scratch.file("porter.db")).unwrap().len();
         assert!(before > 60 << 20 && after < 10 << 20, "{before} {after}");
+    }
+
+    #[test]
+    fn a_long_reader_delays_the_cut_of_the_log_and_nothing_else() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        assert_eq!(database.commit(&batch(1, saves(1..2))), committed());
+        let shell = scratch.shell();
+        shell.execute_batch("BEGIN; SELECT * FROM message;").unwrap();
+        let body = "x".repeat(2_000);
+        let mut mid = 1;
+        while database.cut_at == LOG_PAGES_MAX {
+            mid += 4_000;
+            let changes = (mid..mid + 4_000).map(|mid| save(message(mid, &body), &[(1, None)])).collect();
+            assert_eq!(database.commit(&batch(1, changes)), committed());
+            database.after_commit();
+            assert!(mid < 100_000, "the log is never cut");
+        }
+        let log = || std::fs::metadata(scratch.file("porter.db-wal")).unwrap().len();
+        assert!(log() > LOG_PAGES_MAX * 4_096);
+        shell.execute_batch("ROLLBACK").unwrap();
+        database.cut_at = 1;
+        database.after_commit();
+        assert_eq!((log(), database.cut_at), (0, LOG_PAGES_MAX));
     }
 
     /// Runs in a process of its own, since a limit on the size of files holds for all threads. The shell makes the signal

@@ -143,7 +143,8 @@ impl fmt::Display for Fault {
                     Cause::Damaged => f.write_str(
                         ": it is damaged. Restore a backup, or move it away with its -wal and -shm and start with --accept-data-loss",
                     ),
-                    _ => Ok(()),
+                    Cause::Full => f.write_str(": the disk is full. Free some space"),
+                    Cause::Value | Cause::Disk => Ok(()),
                 }
             }
             Fault::Thread { .. } => f.write_str("the system gives no thread for the store"),

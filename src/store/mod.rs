@@ -93,7 +93,7 @@ pub enum Answer {
     Block(Result<Mid, Trouble>),
 }
 
-/// Takes the store's answers. It is called on the store's threads, and must not wait.
+/// Takes the store's answers. It is called on the store's threads, and must neither wait nor panic.
 pub type Answers = Arc<dyn Fn(Answer) + Send + Sync>;
 
 /// Why a question was not asked.
@@ -377,6 +377,20 @@ mod tests {
         tickets.sort_unstable();
         assert!(tickets.into_iter().eq(0..PAGES_IN_FLIGHT_MAX as u64));
         store.report(Mid::new(1), |_| {}).unwrap();
+        store.close();
+    }
+
+    #[test]
+    fn a_reader_reports_trouble_and_recovers() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let (there, away) = (scratch.file("porter.db"), scratch.file("away.db"));
+        std::fs::rename(&there, &away).unwrap();
+        store.read(PageRequest { ticket: 1, mids: vec![] }).unwrap();
+        assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Err(Trouble::Disk) });
+        std::fs::rename(&away, &there).unwrap();
+        store.read(PageRequest { ticket: 2, mids: vec![] }).unwrap();
+        assert_eq!(next(&answers), Answer::Page { ticket: 2, page: Ok(vec![]) });
         store.close();
     }
 

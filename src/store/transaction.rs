@@ -11,8 +11,8 @@ use crate::store::{aliases, door_log, keys, meta, reports};
 
 /// Deletions in one transaction while the disk is full: their log is a small part of what the reserve gave back.
 const DELETIONS_PER_TRANSACTION: usize = 64;
-/// Empty pages that leave the database file after deletions while the disk is full.
-const PAGES_FREED: u32 = 1_024;
+/// Empty pages that leave the database file after each batch while the disk is full, 8 MB: as much as a batch may free.
+const PAGES_FREED: u32 = 2_048;
 
 /// Writes a batch as one transaction, and `mid_block` with it. Returns the indices of the changes that can't be written
 /// for their own sake; all others are on disk. Nothing is, if it fails.
