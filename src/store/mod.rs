@@ -1,1 +1,424 @@
-//! store
+//! The store: SQLite, and nothing that isn't. It keeps what the hub decides to keep, as [`crate::hub::storage`] puts it.
+//!
+//! One thread writes, a batch at a time, each batch one transaction that is synced before it is confirmed; two threads
+//! read. All that this module knows of messages it knows as rows: who is owed what, and until when, is the hub's affair.
+//!
+//! The data folder holds `porter.db` (with `-wal` and `-shm`), `mids`, `reserve` and `lock`. The order on disk is that of
+//! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
+
+mod aliases;
+mod columns;
+mod connection;
+mod database;
+pub mod door_log;
+pub mod fault;
+mod folder;
+mod keys;
+mod load;
+mod messages;
+mod meta;
+pub mod mids;
+mod migrate;
+mod reader;
+mod reports;
+mod reserve;
+#[cfg(test)]
+mod samples;
+mod transaction;
+mod writer;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use crate::hub::storage::{Batch, Outcome, PageRequest, ReportLine, Restored, Trouble};
+use crate::limits::{PAGES_IN_FLIGHT_MAX, RESERVE_BYTES};
+use crate::names::Mid;
+use crate::protocol::frame::Message;
+use crate::store::database::Database;
+use crate::store::door_log::{DoorLogPage, DoorLogQuery};
+use crate::store::fault::Fault;
+use crate::store::folder::Folder;
+use crate::store::reader::{Question, Questions};
+use crate::store::writer::Command;
+
+/// Threads that read: one slow question does not hold up the other pages.
+const READERS: usize = 2;
+/// Reports and pages of the door log that may be asked for at once; over it REST is told to come again.
+const LOOKUPS_MAX: usize = 16;
+/// One batch and one block at most are under way, so the writing thread's queue never holds more.
+const COMMANDS_MAX: usize = 2;
+
+/// Where the data is and how careful to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The data folder; made if there is none.
+    pub folder: PathBuf,
+    /// Go on with an empty database where the old one is gone (`--accept-data-loss`).
+    pub accept_data_loss: bool,
+    /// Size of the file `reserve`, in bytes.
+    pub reserve_bytes: u64,
+}
+
+impl Options {
+    /// The usual options for a data folder.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Options {
+        Options { folder, accept_data_loss: false, reserve_bytes: RESERVE_BYTES }
+    }
+}
+
+/// What the store tells the hub, from a thread of its own.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What became of a batch.
+    Batch {
+        /// The batch's number.
+        number: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The bodies that a page asked for, in the order asked; those without a row are absent.
+    Page {
+        /// The page's ticket.
+        ticket: u64,
+        /// The bodies.
+        page: Result<Vec<Arc<Message>>, Trouble>,
+    },
+    /// The next block of mids: all mids below this one may be given out.
+    Block(Result<Mid, Trouble>),
+}
+
+/// Takes the store's answers. It is called on the store's threads, and must neither wait nor panic.
+pub type Answers = Arc<dyn Fn(Answer) + Send + Sync>;
+
+/// Why a question was not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAsked {
+    /// Too many are waiting. For a batch or a page of the hub: it broke its bounds.
+    Busy,
+    /// The store's thread is gone: it panicked, and the process must end.
+    Stopped,
+}
+
+impl fmt::Display for NotAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotAsked::Busy => "the store has too much to do",
+            NotAsked::Stopped => "the store has stopped",
+        })
+    }
+}
+
+impl std::error::Error for NotAsked {}
+
+/// The opened data folder, before its threads run. Load it, then start it.
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Locks the data folder, opens or creates the database, and takes a block of mids.
+    ///
+    /// # Errors
+    /// If the folder can't be used; see [`Fault`]. A full disk alone is no error: then [`Store::is_storing`] is false.
+    pub fn open(options: &Options) -> Result<Store, Fault> {
+        let folder = Folder::open(&options.folder)?;
+        Ok(Store { database: Database::open(folder, options.accept_data_loss, options.reserve_bytes)? })
+    }
+
+    /// The mids that may be given out. Ask for more ([`StoreHandle::take_block`]) when three quarters are used.
+    #[must_use]
+    pub fn mids(&self) -> Range<Mid> {
+        self.database.mids()
+    }
+
+    /// Whether the first batch may hold more than deletions (see [`Outcome::Committed`]).
+    #[must_use]
+    pub fn is_storing(&self) -> bool {
+        self.database.is_storing()
+    }
+
+    /// Gives all that is stored to `take`, in the order that [`Restored`] names.
+    ///
+    /// # Errors
+    /// If the database can't be read. Single rows that can't be are logged and left out.
+    pub fn load(&mut self, take: &mut dyn FnMut(Restored)) -> Result<(), Fault> {
+        self.database.load(take)
+    }
+
+    /// Starts the threads. `answers` is called on them.
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn start(self, answers: Answers) -> Result<StoreHandle, Fault> {
+        let mut database = self.database;
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let (ask, asked) = sync_channel(PAGES_IN_FLIGHT_MAX + LOOKUPS_MAX);
+        let questions = Arc::new(Questions::new(asked, lookups.clone()));
+        let mut readers = Vec::new();
+        for number in 1..=READERS {
+            let (questions, slot) = (questions.clone(), database.add_reader());
+            let (path, answers) = (database.path().to_owned(), answers.clone());
+            readers.push(spawn(format!("store-read-{number}"), move || reader::run(&questions, &slot, &path, &answers))?);
+        }
+        let (command, commands) = sync_channel(COMMANDS_MAX);
+        let writer = spawn("store-write".into(), move || writer::run(database, &commands, &answers))?;
+        Ok(StoreHandle { command, ask, lookups, readers, writer })
+    }
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
+    thread::Builder::new().name(name).spawn(body).map_err(|source| Fault::Thread { source })
+}
+
+/// The running store. No method waits but [`StoreHandle::close`].
+pub struct StoreHandle {
+    command: SyncSender<Command>,
+    ask: SyncSender<Question>,
+    lookups: Arc<AtomicUsize>,
+    readers: Vec<JoinHandle<()>>,
+    writer: JoinHandle<()>,
+}
+
+impl StoreHandle {
+    /// Writes a batch; answered by [`Answer::Batch`]. At most one may be under way.
+    ///
+    /// # Errors
+    /// See [`NotAsked`].
+    pub fn commit(&self, batch: Batch) -> Result<(), NotAsked> {
+        sent(self.command.try_send(Command::Commit(batch)))
+    }
+
+    /// Takes the next block of mids; answered by [`Answer::Block`]. At most one may be under way.
+    ///
+    /// # Errors
+    /// See [`NotAsked`].
+    pub fn take_block(&self) -> Result<(), NotAsked> {
+        sent(self.command.try_send(Command::TakeBlock))
+    }
+
+    /// Reads a page of bodies; answered by [`Answer::Page`]. At most [`PAGES_IN_FLIGHT_MAX`] may be under way.
+    ///
+    /// # Errors
+    /// See [`NotAsked`].
+    pub fn read(&self, page: PageRequest) -> Result<(), NotAsked> {
+        sent(self.ask.try_send(Question::Page(page)))
+    }
+
+    /// Reads the delivery report of a message, by alias; empty if none is kept. `reply` is called on a thread of the store.
+    ///
+    /// # Errors
+    /// See [`NotAsked`].
+    pub fn report(&self, mid: Mid, reply: impl FnOnce(Result<Vec<ReportLine>, Trouble>) + Send + 'static) -> Result<(), NotAsked> {
+        self.look_up(Question::Report(mid, Box::new(reply)))
+    }
+
+    /// Reads a page of the door log, newest first. `reply` is called on a thread of the store.
+    ///
+    /// # Errors
+    /// See [`NotAsked`].
+    pub fn door_log(&self, query: DoorLogQuery, reply: impl FnOnce(Result<DoorLogPage, Trouble>) + Send + 'static) -> Result<(), NotAsked> {
+        self.look_up(Question::DoorLog(query, Box::new(reply)))
+    }
+
+    /// Finishes what is under way, moves the log into the database, closes the files and unlocks the folder.
+    pub fn close(self) {
+        drop(self.ask);
+        let readers = self.readers.into_iter().all(|reader| reader.join().is_ok());
+        drop(self.command);
+        if self.writer.join().is_err() || !readers {
+            log::error!("store event=thread_panicked");
+        }
+    }
+
+    /// The hub's pages must always find a place in the queue, so the questions for REST are counted.
+    fn look_up(&self, question: Question) -> Result<(), NotAsked> {
+        if self.lookups.fetch_add(1, Ordering::Relaxed) >= LOOKUPS_MAX {
+            self.lookups.fetch_sub(1, Ordering::Relaxed);
+            return Err(NotAsked::Busy);
+        }
+        sent(self.ask.try_send(question)).inspect_err(|_| {
+            self.lookups.fetch_sub(1, Ordering::Relaxed);
+        })
+    }
+}
+
+fn sent<T>(result: Result<(), TrySendError<T>>) -> Result<(), NotAsked> {
+    result.map_err(|error| match error {
+        TrySendError::Full(_) => NotAsked::Busy,
+        TrySendError::Disconnected(_) => NotAsked::Stopped,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hub::storage::{Change, DeliveryState, DoorEntry};
+    use crate::names::Alias;
+    use crate::store::samples::{Scratch, alias, batch, committed, message, save};
+
+    /// Longer than anything here can take: a test that waits so long has failed.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn start(scratch: &Scratch) -> (StoreHandle, Receiver<Answer>) {
+        let (send, receive) = sync_channel(100);
+        let answers: Answers = Arc::new(move |answer| send.try_send(answer).unwrap());
+        let handle = Store::open(&scratch.options()).unwrap().start(answers).unwrap();
+        (handle, receive)
+    }
+
+    fn next(answers: &Receiver<Answer>) -> Answer {
+        answers.recv_timeout(DEADLINE).unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_answered_and_its_bodies_can_be_read() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let messages = [message(3, "{\"a\":\"门\"}"), message(5, "null")];
+        let mut changes = vec![Change::SaveAlias(alias(1, "a"))];
+        changes.extend(messages.iter().map(|message| save(message.clone(), &[(1, None)])));
+        store.commit(batch(7, changes)).unwrap();
+        assert_eq!(next(&answers), Answer::Batch { number: 7, outcome: committed() });
+
+        store.read(PageRequest { ticket: 1, mids: [5, 4, 3].map(Mid::new).to_vec() }).unwrap();
+        let [three, five] = messages.map(Arc::new);
+        assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Ok(vec![five, three]) });
+
+        store.commit(batch(8, vec![Change::DeleteMessage(Mid::new(3))])).unwrap();
+        assert_eq!(next(&answers), Answer::Batch { number: 8, outcome: committed() });
+        store.read(PageRequest { ticket: 2, mids: vec![Mid::new(3)] }).unwrap();
+        assert_eq!(next(&answers), Answer::Page { ticket: 2, page: Ok(vec![]) });
+        store.close();
+    }
+
+    #[test]
+    fn reports_and_the_door_log_can_be_read() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let states =
+            [DeliveryState::Waiting, DeliveryState::Acknowledged, DeliveryState::Expired, DeliveryState::Dropped, DeliveryState::Recalled];
+        let lines = states.map(|state| ReportLine { alias: Alias::new(state.as_str()).unwrap(), state, at: 9 });
+        let mut changes: Vec<Change> = lines.iter().map(|line| Change::SaveReport { mid: Mid::new(4), line: line.clone() }).collect();
+        changes.push(Change::SaveReport { mid: Mid::new(3), line: lines[0].clone() });
+        let entry = DoorEntry {
+            id: 1 << 40,
+            at: 10,
+            room: "gate".into(),
+            user: "u".into(),
+            alias: "m_2".into(),
+            label: "".into(),
+            address: "127.0.0.1".into(),
+            doors: 1,
+        };
+        changes.push(Change::LogDoor(entry.clone()));
+        changes.push(Change::SettleDoor { id: 1 << 40, ok: false, reason: Some("no_answer".into()) });
+        store.commit(batch(1, changes)).unwrap();
+        assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
+
+        let (send, report) = sync_channel(1);
+        store.report(Mid::new(4), move |report| send.send(report).unwrap()).unwrap();
+        let mut expected = lines.to_vec();
+        expected.sort_by(|a, b| a.alias.cmp(&b.alias));
+        assert_eq!(report.recv_timeout(DEADLINE).unwrap(), Ok(expected));
+
+        let (send, page) = sync_channel(1);
+        let query = DoorLogQuery { from: 0, to: 11, room: None, skip: 0, count: 10 };
+        store.door_log(query, move |page| send.send(page).unwrap()).unwrap();
+        let line = door_log::DoorLine { entry, ok: Some(false), reason: Some("no_answer".into()) };
+        assert_eq!(page.recv_timeout(DEADLINE).unwrap(), Ok(DoorLogPage { total: 1, lines: vec![line] }));
+        store.close();
+    }
+
+    #[test]
+    fn lookups_leave_room_for_the_pages_of_the_hub() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let (open, gate) = sync_channel::<()>(0);
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        // Two replies keep both readers until the gate opens; the others wait behind them.
+        let mut asked = 0;
+        let (send, busy) = sync_channel(READERS);
+        for _ in 0..READERS {
+            let (gate, send) = (gate.clone(), send.clone());
+            store
+                .report(Mid::new(1), move |_| {
+                    send.send(()).unwrap();
+                    let _ = gate.lock().unwrap().recv();
+                })
+                .unwrap();
+        }
+        for _ in 0..READERS {
+            busy.recv_timeout(DEADLINE).unwrap();
+        }
+        while store.report(Mid::new(1), |_| {}).is_ok() {
+            asked += 1;
+        }
+        assert_eq!(asked, LOOKUPS_MAX);
+        for ticket in 0..PAGES_IN_FLIGHT_MAX as u64 {
+            store.read(PageRequest { ticket, mids: vec![] }).unwrap();
+        }
+        assert_eq!(store.read(PageRequest { ticket: 99, mids: vec![] }), Err(NotAsked::Busy));
+        drop(open);
+        let mut tickets: Vec<u64> = (0..PAGES_IN_FLIGHT_MAX)
+            .map(|_| match next(&answers) {
+                Answer::Page { ticket, page: Ok(_) } => ticket,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        tickets.sort_unstable();
+        assert!(tickets.into_iter().eq(0..PAGES_IN_FLIGHT_MAX as u64));
+        store.report(Mid::new(1), |_| {}).unwrap();
+        store.close();
+    }
+
+    #[test]
+    fn a_reader_reports_trouble_and_recovers() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        let (there, away) = (scratch.file("porter.db"), scratch.file("away.db"));
+        std::fs::rename(&there, &away).unwrap();
+        store.read(PageRequest { ticket: 1, mids: vec![] }).unwrap();
+        assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Err(Trouble::Disk) });
+        std::fs::rename(&away, &there).unwrap();
+        store.read(PageRequest { ticket: 2, mids: vec![] }).unwrap();
+        assert_eq!(next(&answers), Answer::Page { ticket: 2, page: Ok(vec![]) });
+        store.close();
+    }
+
+    #[test]
+    fn more_mids_are_contiguous_and_survive() {
+        let scratch = Scratch::new();
+        let store = Store::open(&scratch.options()).unwrap();
+        let mids = store.mids();
+        assert_eq!(mids, Mid::new(1 << 40)..Mid::new(2 << 40));
+        assert!(store.is_storing());
+        let (send, receive) = sync_channel(1);
+        let store = store.start(Arc::new(move |answer| send.try_send(answer).unwrap())).unwrap();
+        store.take_block().unwrap();
+        assert_eq!(next(&receive), Answer::Block(Ok(Mid::new(3 << 40))));
+        store.close();
+        assert_eq!(Store::open(&scratch.options()).unwrap().mids().start, Mid::new(3 << 40));
+    }
+
+    #[test]
+    fn closing_finishes_the_batch_and_leaves_one_file_of_data() {
+        let scratch = Scratch::new();
+        let (store, answers) = start(&scratch);
+        store.commit(batch(1, vec![Change::SaveAlias(alias(1, "a"))])).unwrap();
+        store.close();
+        assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
+        assert!(!scratch.file("porter.db-wal").exists());
+        let mut restored = 0;
+        Store::open(&scratch.options()).unwrap().load(&mut |_| restored += 1).unwrap();
+        assert_eq!(restored, 2);
+    }
+}

@@ -1,0 +1,75 @@
+//! Statements about aliases and what they are subscribed to.
+
+use rusqlite::{Connection, Result, Row};
+
+use crate::hub::storage::{AliasId, AliasRecord};
+use crate::names::{Topic, Transport};
+use crate::store::columns::{get_alias, get_number, get_text_or_null, get_topic, number, unreadable};
+
+/// All aliases, for [`get`].
+pub(super) const ALL: &str = "SELECT id, name, first_seen, last_seen, last_seen_service, transport, info FROM alias ORDER BY id";
+/// All subscriptions of known aliases, for [`get_subscription`].
+pub(super) const ALL_SUBSCRIPTIONS: &str =
+    "SELECT alias, topic FROM subscription WHERE alias IN (SELECT id FROM alias) ORDER BY alias, topic";
+
+/// Inserts or replaces an alias.
+pub(super) fn save(connection: &Connection, alias: &AliasRecord) -> Result<()> {
+    // Not REPLACE: that would also delete another alias of this name, with all that it is owed.
+    let sql = "INSERT INTO alias (id, name, first_seen, last_seen, last_seen_service, transport, info) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET name = ?2, first_seen = ?3, \
+               last_seen = ?4, last_seen_service = ?5, transport = ?6, info = ?7";
+    connection.prepare_cached(sql)?.execute((
+        number(alias.id.0)?,
+        alias.name.as_str(),
+        number(alias.first_seen)?,
+        number(alias.last_seen)?,
+        number(alias.last_seen_service)?,
+        alias.transport.map(Transport::as_str),
+        alias.info.as_deref(),
+    ))?;
+    Ok(())
+}
+
+/// Deletes an alias and its subscriptions.
+pub(super) fn forget(connection: &Connection, alias: AliasId) -> Result<()> {
+    let id = number(alias.0)?;
+    connection.prepare_cached("DELETE FROM subscription WHERE alias = ?1")?.execute((id,))?;
+    connection.prepare_cached("DELETE FROM alias WHERE id = ?1")?.execute((id,))?;
+    Ok(())
+}
+
+/// Subscribes an alias to a topic.
+pub(super) fn subscribe(connection: &Connection, alias: AliasId, topic: &Topic) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO subscription (alias, topic) VALUES (?1, ?2)";
+    connection.prepare_cached(sql)?.execute((number(alias.0)?, topic.as_str()))?;
+    Ok(())
+}
+
+/// Unsubscribes an alias from a topic.
+pub(super) fn unsubscribe(connection: &Connection, alias: AliasId, topic: &Topic) -> Result<()> {
+    let sql = "DELETE FROM subscription WHERE alias = ?1 AND topic = ?2";
+    connection.prepare_cached(sql)?.execute((number(alias.0)?, topic.as_str()))?;
+    Ok(())
+}
+
+/// Reads a row of [`ALL`].
+pub(super) fn get(row: &Row<'_>) -> Result<AliasRecord> {
+    let transport = match get_text_or_null(row, 5)? {
+        None => None,
+        Some(word) => Some(Transport::parse(word).ok_or_else(|| unreadable(5, format_args!("no transport: {word}")))?),
+    };
+    Ok(AliasRecord {
+        id: AliasId(get_number(row, 0)?),
+        name: get_alias(row, 1)?,
+        first_seen: get_number(row, 2)?,
+        last_seen: get_number(row, 3)?,
+        last_seen_service: get_number(row, 4)?,
+        transport,
+        info: get_text_or_null(row, 6)?.map(Into::into),
+    })
+}
+
+/// Reads a row of [`ALL_SUBSCRIPTIONS`].
+pub(super) fn get_subscription(row: &Row<'_>) -> Result<(AliasId, Topic)> {
+    Ok((AliasId(get_number(row, 0)?), get_topic(row, 1)?))
+}

@@ -1,0 +1,176 @@
+//! Statements about the door log, and the pages in which it is read (Protocol §7, §10).
+
+use rusqlite::{Connection, Result, Row};
+
+use crate::hub::storage::DoorEntry;
+use crate::store::columns::{get_number, get_text, get_text_or_null, number};
+
+/// Which part of the door log to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLogQuery {
+    /// Not before this wall clock time, ms.
+    pub from: u64,
+    /// Before this wall clock time, ms.
+    pub to: u64,
+    /// Only this R.
+    pub room: Option<Box<str>>,
+    /// How many of the newest to leave out.
+    pub skip: u64,
+    /// At most so many entries.
+    pub count: u32,
+}
+
+/// One entry with what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLine {
+    /// The opening.
+    pub entry: DoorEntry,
+    /// Whether a door opened; `None` until that is known.
+    pub ok: Option<bool>,
+    /// Why not.
+    pub reason: Option<Box<str>>,
+}
+
+/// A page of the door log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLogPage {
+    /// How many entries the query fits, on all pages.
+    pub total: u64,
+    /// This page, newest first.
+    pub lines: Vec<DoorLine>,
+}
+
+/// Adds an entry. Written again, it keeps the result that it may have by then.
+pub(super) fn add(connection: &Connection, entry: &DoorEntry) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO door_log (id, at, room, user, alias, label, address, doors) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    connection.prepare_cached(sql)?.execute((
+        number(entry.id)?,
+        number(entry.at)?,
+        entry.room.as_ref(),
+        entry.user.as_ref(),
+        entry.alias.as_ref(),
+        entry.label.as_ref(),
+        entry.address.as_ref(),
+        entry.doors,
+    ))?;
+    Ok(())
+}
+
+/// Sets the result of an entry.
+pub(super) fn settle(connection: &Connection, id: u64, ok: bool, reason: Option<&str>) -> Result<()> {
+    let sql = "UPDATE door_log SET ok = ?2, reason = ?3 WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute((number(id)?, ok, reason))?;
+    Ok(())
+}
+
+/// Forgets the entries from before that wall clock time, ms.
+pub(super) fn forget_before(connection: &Connection, at: u64) -> Result<()> {
+    connection.prepare_cached("DELETE FROM door_log WHERE at < ?1")?.execute((number(at)?,))?;
+    Ok(())
+}
+
+/// Reads a page.
+pub(super) fn read(connection: &Connection, query: &DoorLogQuery) -> Result<DoorLogPage> {
+    // Two texts of each, so that either finds its index.
+    let (count, page) = match query.room {
+        None => (
+            "SELECT count(*) FROM door_log WHERE at >= ?1 AND at < ?2 AND ?3 IS NULL",
+            "SELECT id, at, room, user, alias, label, address, doors, ok, reason FROM door_log \
+             WHERE at >= ?1 AND at < ?2 AND ?3 IS NULL ORDER BY at DESC, id DESC LIMIT ?4 OFFSET ?5",
+        ),
+        Some(_) => (
+            "SELECT count(*) FROM door_log WHERE at >= ?1 AND at < ?2 AND room = ?3",
+            "SELECT id, at, room, user, alias, label, address, doors, ok, reason FROM door_log \
+             WHERE at >= ?1 AND at < ?2 AND room = ?3 ORDER BY at DESC, id DESC LIMIT ?4 OFFSET ?5",
+        ),
+    };
+    let (from, to) = (clamped(query.from), clamped(query.to));
+    let room = query.room.as_deref();
+    let total = connection.prepare_cached(count)?.query_row((from, to, room), |row| get_number(row, 0))?;
+    let mut statement = connection.prepare_cached(page)?;
+    let lines = statement.query_map((from, to, room, query.count, clamped(query.skip)), get)?;
+    Ok(DoorLogPage { total, lines: lines.collect::<Result<_>>()? })
+}
+
+/// A bound beyond what a column can hold is as good as the largest.
+fn clamped(bound: u64) -> i64 {
+    i64::try_from(bound).unwrap_or(i64::MAX)
+}
+
+fn get(row: &Row<'_>) -> Result<DoorLine> {
+    let text = |column| get_text(row, column).map(Box::from);
+    Ok(DoorLine {
+        entry: DoorEntry {
+            id: get_number(row, 0)?,
+            at: get_number(row, 1)?,
+            room: text(2)?,
+            user: text(3)?,
+            alias: text(4)?,
+            label: text(5)?,
+            address: text(6)?,
+            doors: row.get(7)?,
+        },
+        ok: row.get(8)?,
+        reason: get_text_or_null(row, 9)?.map(Into::into),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrate;
+
+    fn entry(id: u64, room: &str) -> DoorEntry {
+        DoorEntry {
+            id,
+            at: id * 10,
+            room: room.into(),
+            user: "".into(),
+            alias: "m_2".into(),
+            label: "front desk".into(),
+            address: "127.0.0.1".into(),
+            doors: 2,
+        }
+    }
+
+    fn filled() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate::migrate(&connection, std::path::Path::new(""), 0).unwrap();
+        for id in 1..=6 {
+            add(&connection, &entry(id, if id % 2 == 0 { "gate" } else { "garage" })).unwrap();
+        }
+        connection
+    }
+
+    fn ids(connection: &Connection, query: &DoorLogQuery) -> (u64, Vec<u64>) {
+        let page = read(connection, query).unwrap();
+        (page.total, page.lines.iter().map(|line| line.entry.id).collect())
+    }
+
+    #[test]
+    fn pages_are_newest_first_and_filtered() {
+        let connection = filled();
+        let all = DoorLogQuery { from: 0, to: u64::MAX, room: None, skip: 0, count: 100 };
+        assert_eq!(ids(&connection, &all), (6, vec![6, 5, 4, 3, 2, 1]));
+        assert_eq!(ids(&connection, &DoorLogQuery { skip: 1, count: 2, ..all.clone() }), (6, vec![5, 4]));
+        assert_eq!(ids(&connection, &DoorLogQuery { from: 20, to: 50, ..all.clone() }), (3, vec![4, 3, 2]));
+        assert_eq!(ids(&connection, &DoorLogQuery { room: Some("gate".into()), skip: 1, ..all.clone() }), (3, vec![4, 2]));
+        assert_eq!(ids(&connection, &DoorLogQuery { skip: u64::MAX, ..all.clone() }), (6, vec![]));
+        forget_before(&connection, 40).unwrap();
+        assert_eq!(ids(&connection, &all), (3, vec![6, 5, 4]));
+    }
+
+    #[test]
+    fn a_result_stays_when_the_entry_is_written_again() {
+        let connection = filled();
+        settle(&connection, 6, false, Some("no_answer")).unwrap();
+        settle(&connection, 5, true, None).unwrap();
+        add(&connection, &entry(6, "gate")).unwrap();
+        let query = DoorLogQuery { from: 40, to: u64::MAX, room: None, skip: 0, count: 3 };
+        let lines = read(&connection, &query).unwrap().lines;
+        assert_eq!(lines[0], DoorLine { entry: entry(6, "gate"), ok: Some(false), reason: Some("no_answer".into()) });
+        assert_eq!(lines[1], DoorLine { entry: entry(5, "garage"), ok: Some(true), reason: None });
+        assert_eq!(lines[2], DoorLine { entry: entry(4, "gate"), ok: None, reason: None });
+    }
+}

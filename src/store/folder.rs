@@ -1,0 +1,132 @@
+//! The data folder: that it is there, that it is ours alone, and how files in it are made. It knows nothing of what
+//! stands in them.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::store::fault::Fault;
+
+/// Only the owner of the process enters the folder.
+const FOLDER_MODE: u32 = 0o700;
+/// Only the owner of the process reads its files.
+const FILE_MODE: u32 = 0o600;
+
+/// A data folder, locked against other processes until it is dropped.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Never read: the lock ends when the file is closed.
+    _lock: File,
+}
+
+impl Folder {
+    /// Creates the folder (0700) if there is none, and locks it by its file `lock`.
+    pub(super) fn open(path: &Path) -> Result<Folder, Fault> {
+        if !path.is_dir() {
+            let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path);
+            made.map_err(Fault::file(path, "create"))?;
+            // The umask may have taken bits away.
+            std::fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)).map_err(Fault::file(path, "set the permissions of"))?;
+        }
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&lock_path);
+        let lock = lock.map_err(Fault::file(&lock_path, "open"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(Fault::InUse { folder: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(Fault::file(&lock_path, "lock")(source)),
+        }
+    }
+
+    /// Where a file of that name is in the folder.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Creates an empty file (0600) unless there is one, and makes its name durable.
+    pub(super) fn create(&self, name: &str) -> io::Result<()> {
+        match create_private(&self.file(name)) {
+            Ok(file) => file.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.sync()
+    }
+
+    /// Puts a file with these bytes in place of the one of that name: after a crash there is either the old or the new.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.file(&format!("{name}.new"));
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = create_private(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, self.file(name))?;
+        self.sync()
+    }
+
+    /// Makes names that were created, renamed or removed durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+/// Creates a file that only the owner can read; there must be none of that name.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().create_new(true).write(true).mode(FILE_MODE).open(path)?;
+    // The umask may have taken bits away; SQLite gives -wal and -shm the mode of the database.
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::samples::{Scratch, mode};
+
+    #[test]
+    fn folder_and_files_belong_to_their_owner_alone() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        folder.create("a").unwrap();
+        folder.replace("b", b"1").unwrap();
+        assert_eq!(mode(&scratch.data()), 0o700);
+        for name in ["lock", "a", "b"] {
+            assert_eq!(mode(&scratch.file(name)), 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_second_process_is_refused_while_the_first_lives() {
+        let scratch = Scratch::new();
+        let first = scratch.folder();
+        let fault = Folder::open(&scratch.data()).err().unwrap();
+        assert!(matches!(fault, Fault::InUse { .. }));
+        assert!(fault.to_string().starts_with("another porter is running on this data folder"));
+        drop(first);
+        assert!(Folder::open(&scratch.data()).is_ok());
+    }
+
+    #[test]
+    fn replacing_survives_what_an_earlier_crash_left() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        std::fs::write(scratch.file("a.new"), "half").unwrap();
+        folder.replace("a", b"1").unwrap();
+        folder.replace("a", b"2").unwrap();
+        assert_eq!(std::fs::read(scratch.file("a")).unwrap(), b"2");
+        assert!(!scratch.file("a.new").exists());
+    }
+
+    #[test]
+    fn creating_keeps_what_is_there() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        std::fs::write(scratch.file("a"), "kept").unwrap();
+        folder.create("a").unwrap();
+        assert_eq!(std::fs::read(scratch.file("a")).unwrap(), b"kept");
+    }
+}

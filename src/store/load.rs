@@ -1,0 +1,287 @@
+//! What the store knew, streamed to the hub at the start. A row that can't be read is logged and left out; the start goes on.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, Result, Row, Rows};
+
+use crate::hub::storage::{AliasId, Owed, Restored};
+use crate::names::Mid;
+use crate::store::columns::get_number;
+use crate::store::connection::{Cause, cause};
+use crate::store::messages::{self, Messages, OwedMessage};
+use crate::store::{aliases, keys, meta};
+
+/// Gives all to `take` in the order that [`Restored`] names. `first_mid`: the first one that this run may give out.
+/// Deletes the endings whose message is gone, and the messages whose deliveries have all ended.
+pub(super) fn load(connection: &Connection, first_mid: Mid, take: &mut dyn FnMut(Restored)) -> Result<()> {
+    let meta = meta::read(connection)?;
+    take(Restored::Counters { stamp: meta.stamp, next_alias: meta.next_alias, first_mid });
+
+    let mut known = HashSet::new();
+    each_row(connection, aliases::ALL, "alias", &mut |row| {
+        let alias = aliases::get(row)?;
+        known.insert(alias.id);
+        take(Restored::Alias(alias));
+        Ok(())
+    })?;
+    each_row(connection, aliases::ALL_SUBSCRIPTIONS, "subscription", &mut |row| {
+        let (alias, topic) = aliases::get_subscription(row)?;
+        if known.contains(&alias) {
+            take(Restored::Subscription(alias, topic));
+        }
+        Ok(())
+    })?;
+    tidy("orphans", messages::delete_orphans(connection));
+    let ended = load_messages(connection, &known, take)?;
+    tidy("ended", delete(connection, &ended));
+    each_row(connection, keys::ALL, "opts_id", &mut |row| {
+        take(Restored::Key(keys::get(row)?));
+        Ok(())
+    })
+}
+
+/// Returns the messages that nobody is owed any more.
+fn load_messages(connection: &Connection, known: &HashSet<AliasId>, take: &mut dyn FnMut(Restored)) -> Result<Vec<Mid>> {
+    let mut statement = connection.prepare(messages::ALL_ENDED)?;
+    let mut endings = Endings::start(statement.query(())?)?;
+    let mut ended = Vec::new();
+    each_row(connection, messages::ALL, "message", &mut |row| {
+        let OwedMessage { mid, expires, bytes, receipt, publisher, mut receivers } = messages::get_owed(row)?;
+        endings.strike(mid, &mut receivers)?;
+        if receivers.is_empty() {
+            ended.push(mid);
+            return Ok(());
+        }
+        receivers.retain(|owed| {
+            let is_known = known.contains(&owed.alias);
+            if !is_known {
+                log::error!("store event=unknown_alias mid={mid} alias_id={}", owed.alias.0);
+            }
+            is_known
+        });
+        if !receivers.is_empty() {
+            let publisher = publisher.filter(|_| receipt);
+            take(Restored::Message { mid, expires, bytes, receipt, publisher, receivers });
+        }
+        Ok(())
+    })?;
+    Ok(ended)
+}
+
+/// The rows of `ended`, read beside those of `message`: both ascend by mid.
+struct Endings<'s> {
+    rows: Rows<'s>,
+    next: Option<(u64, AliasId)>,
+    /// Of one message; kept for its space.
+    struck: Vec<AliasId>,
+}
+
+impl<'s> Endings<'s> {
+    fn start(rows: Rows<'s>) -> Result<Endings<'s>> {
+        let mut endings = Endings { rows, next: None, struck: Vec::new() };
+        endings.step()?;
+        Ok(endings)
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.next = match self.rows.next()? {
+            Some(row) => Some((get_number(row, 0)?, AliasId(get_number(row, 1)?))),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Takes those out of `receivers` whose delivery of that message has ended.
+    fn strike(&mut self, mid: Mid, receivers: &mut Vec<Owed>) -> Result<()> {
+        self.struck.clear();
+        while let Some((of, alias)) = self.next.filter(|(of, _)| *of <= mid.number()) {
+            if of == mid.number() {
+                self.struck.push(alias);
+            }
+            self.step()?;
+        }
+        if !self.struck.is_empty() {
+            // They ascend, as the table's key does.
+            receivers.retain(|owed| self.struck.binary_search(&owed.alias).is_err());
+        }
+        Ok(())
+    }
+}
+
+fn each_row(connection: &Connection, sql: &str, table: &str, take: &mut dyn FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(())?;
+    while let Some(row) = rows.next()? {
+        match take(row) {
+            Err(error) if cause(&error) == Cause::Value => {
+                log::error!("store event=bad_row table={table} key={:?} error=\"{error}\"", row.get_ref(0)?);
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn delete(connection: &Connection, mids: &[Mid]) -> Result<usize> {
+    if mids.is_empty() {
+        return Ok(0);
+    }
+    let transaction = connection.unchecked_transaction()?;
+    let mut messages = Messages::prepare(&transaction)?;
+    for mid in mids {
+        messages.delete(*mid)?;
+    }
+    drop(messages);
+    transaction.commit()?;
+    Ok(mids.len())
+}
+
+/// What is left over may stay when the disk is full: it does no harm.
+fn tidy(what: &str, deleted: Result<usize>) {
+    match deleted {
+        Ok(0) => {}
+        Ok(rows) => log::info!("store event=tidied what={what} rows={rows}"),
+        Err(error) => log::warn!("store event=not_tidied what={what} error=\"{error}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::storage::{Change, Stamp};
+    use crate::names::{Alias, Topic};
+    use crate::store::samples::{Scratch, alias, batch, committed, key, load, message, owed, save};
+
+    #[test]
+    fn a_new_database_knows_nothing() {
+        let scratch = Scratch::new();
+        let mut all = Vec::new();
+        scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
+        let first_mid = Mid::new(1 << 40);
+        assert_eq!(all, [Restored::Counters { stamp: Stamp::default(), next_alias: AliasId(1), first_mid }]);
+    }
+
+    #[test]
+    fn what_was_stored_comes_back_in_order() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let (door, phone) = (alias(3, "door-3-1"), alias(9, "门"));
+        let bare = crate::hub::storage::AliasRecord { transport: None, info: None, ..alias(12, "new") };
+        let topic = Topic::new("news").unwrap();
+        let quiet = crate::protocol::frame::Message { receipt: false, ..message(8, "\"é\"") };
+        let changes = vec![
+            save(quiet, &[(3, None)]),
+            save(message(5, "{\"a\": 1.50}"), &[(3, Some(0)), (9, Some(1))]),
+            Change::SaveKey(key(5, 40)),
+            Change::SaveAlias(phone.clone()),
+            Change::Subscribe(AliasId(9), topic.clone()),
+            Change::SaveAlias(door.clone()),
+            Change::SaveAlias(bare.clone()),
+        ];
+        assert_eq!(database.commit(&batch(2, changes)), committed());
+        database.close();
+
+        let mut all = Vec::new();
+        scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
+        let receivers = |list: &[(u64, Option<u16>)]| list.iter().map(|&(id, topic)| Owed { alias: AliasId(id), topic }).collect();
+        let expected = [
+            Restored::Counters { stamp: Stamp { service: 200, wall: 5_002 }, next_alias: AliasId(100), first_mid: Mid::new(2 << 40) },
+            Restored::Alias(door),
+            Restored::Alias(phone),
+            Restored::Alias(bare),
+            Restored::Subscription(AliasId(9), topic),
+            Restored::Message {
+                mid: Mid::new(5),
+                expires: 900,
+                bytes: 11,
+                receipt: true,
+                publisher: Some(Alias::new("m_2").unwrap()),
+                receivers: receivers(&[(3, Some(0)), (9, Some(1))]),
+            },
+            Restored::Message {
+                mid: Mid::new(8),
+                expires: 900,
+                bytes: 4,
+                receipt: false,
+                publisher: None,
+                receivers: receivers(&[(3, None)]),
+            },
+            Restored::Key(key(5, 40)),
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn ended_deliveries_are_left_out_and_what_nobody_is_owed_is_deleted() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let end = |mid, alias| Change::EndDelivery { mid: Mid::new(mid), alias: AliasId(alias) };
+        let mut changes: Vec<Change> = [1, 2, 3].iter().map(|id| Change::SaveAlias(alias(*id, &format!("a{id}")))).collect();
+        changes.extend([4, 5, 6].map(|mid| save(message(mid, "1"), &[(1, None), (2, None), (3, None)])));
+        // An ending before the first message, one between, two with a message, one for each receiver of the last, one behind.
+        changes.extend([end(1, 1), end(4, 2), end(5, 3), end(5, 1), end(6, 1), end(6, 2), end(6, 3), end(9, 1)]);
+        changes.push(Change::SaveKey(key(6, 1)));
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        assert_eq!(owed(&database), [(4, vec![1, 3]), (5, vec![2])]);
+        assert!(load(&database).contains(&Restored::Key(key(6, 1))), "its key is still remembered");
+        database.close();
+        let shell = scratch.shell();
+        let count = |sql: &str| shell.query_row(sql, (), |row| row.get::<_, u32>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM message"), 2);
+        assert_eq!(count("SELECT count(*) FROM ended"), 3);
+    }
+
+    #[test]
+    fn rows_that_name_unknown_aliases_or_cant_be_read_are_left_out() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let changes = vec![
+            Change::SaveAlias(alias(1, "a")),
+            Change::SaveAlias(alias(2, "b")),
+            Change::Subscribe(AliasId(1), Topic::new("t").unwrap()),
+            Change::Subscribe(AliasId(7), Topic::new("t").unwrap()),
+            save(message(4, "1"), &[(1, None), (7, None)]),
+            save(message(5, "1"), &[(7, None)]),
+            save(message(6, "1"), &[(1, None)]),
+            save(message(7, "1"), &[(1, None)]),
+        ];
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        database.close();
+        scratch.edit(
+            "UPDATE message SET receivers = 'damaged' WHERE mid = 6; UPDATE alias SET name = 'b' || char(7) WHERE id = 2;
+             UPDATE message SET expires = -1 WHERE mid = 7; INSERT INTO subscription VALUES (1, '');",
+        );
+        let database = scratch.open().unwrap();
+        assert_eq!(owed(&database), [(4, vec![1])]);
+        let names: Vec<Restored> = load(&database).into_iter().filter(|one| !matches!(one, Restored::Message { .. })).collect();
+        assert_eq!(names, [Restored::Alias(alias(1, "a")), Restored::Subscription(AliasId(1), Topic::new("t").unwrap())]);
+        database.close();
+        let kept: u32 = scratch.shell().query_row("SELECT count(*) FROM message", (), |row| row.get(0)).unwrap();
+        assert_eq!(kept, 4, "what can't be read is left for people");
+    }
+
+    #[test]
+    fn the_view_says_who_waits_for_what() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let mut changes: Vec<Change> = [2, 5, 9].iter().map(|id| Change::SaveAlias(alias(*id, &format!("a{id}")))).collect();
+        changes.push(save(message(4, "1"), &[(2, Some(1)), (5, Some(0)), (9, None)]));
+        changes.push(save(message(6, "2"), &[(5, Some(0)), (9, Some(0))]));
+        changes.push(save(message(7, "3"), &[(9, None)]));
+        changes.push(Change::EndDelivery { mid: Mid::new(4), alias: AliasId(5) });
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        let shell = scratch.shell();
+        let mut statement = shell.prepare("SELECT mid, alias, topic, body FROM waiting ORDER BY mid, alias").unwrap();
+        let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+        let rows: Vec<(u32, String, Option<String>, String)> = rows.map(Result::unwrap).collect();
+        let row = |mid, alias: &str, topic: Option<&str>, body: &str| (mid, alias.to_owned(), topic.map(str::to_owned), body.to_owned());
+        let expected = [
+            row(4, "a2", Some("say \"hi\""), "1"),
+            row(4, "a9", None, "1"),
+            row(6, "a5", Some("news"), "2"),
+            row(6, "a9", Some("news"), "2"),
+            row(7, "a9", None, "3"),
+        ];
+        assert_eq!(rows, expected);
+    }
+}

@@ -1,0 +1,83 @@
+//! The database's version: which steps it has behind it, and those that are left. Each step is a numbered file, applied
+//! in one transaction with the number.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::store::fault::Fault;
+
+/// The steps in order: step n leads to version n. Never edited after a release.
+const STEPS: [&str; 1] = [include_str!("../../migrations/0001_init.sql")];
+
+/// The version that this program reads and writes.
+pub(super) const KNOWN: u32 = STEPS.len() as u32;
+
+/// The database's version; 0: it is empty. A newer one than this program knows is refused.
+pub(super) fn version(connection: &Connection, path: &Path) -> Result<u32, Fault> {
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(Fault::database(path, "open"))?;
+    if found > KNOWN {
+        return Err(Fault::Newer { database: path.to_owned(), found, known: KNOWN });
+    }
+    Ok(found)
+}
+
+/// Takes the steps from `version` to [`KNOWN`].
+pub(super) fn migrate(connection: &Connection, path: &Path, version: u32) -> Result<(), Fault> {
+    for (step, number) in STEPS.iter().zip(1..).filter(|(_, number)| *number > version) {
+        apply(connection, step, number).map_err(Fault::database(path, "migrate"))?;
+        log::info!("store event=migrated file={} version={number}", path.display());
+    }
+    Ok(())
+}
+
+fn apply(connection: &Connection, step: &str, number: u32) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    transaction.execute_batch(step)?;
+    transaction.pragma_update(None, "user_version", number)?;
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::connection::open_writer;
+    use crate::store::samples::Scratch;
+
+    #[test]
+    fn a_new_database_has_the_settings_that_the_promise_rests_on() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        let connection = open_writer(&scratch.file("porter.db")).unwrap();
+        let value = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(value("synchronous"), 2);
+        assert_eq!(value("auto_vacuum"), 2);
+        assert_eq!(value("page_size"), 4_096);
+        assert_eq!(value("wal_autocheckpoint"), 0);
+        assert_eq!(value("user_version"), i64::from(KNOWN));
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_alone() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        scratch.edit(&format!("PRAGMA user_version = {}", KNOWN + 6));
+        let fault = scratch.open().err().unwrap();
+        assert!(matches!(fault, Fault::Newer { found, known: KNOWN, .. } if found == KNOWN + 6));
+        assert!(fault.to_string().contains("has version 7, but this porter knows versions up to 1"), "{fault}");
+        assert_eq!(
+            version(&scratch.shell(), Path::new("")).err().map(|fault| fault.to_string()).as_deref(),
+            Some(&*fault.to_string().replace(scratch.file("porter.db").to_str().unwrap(), ""))
+        );
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_version() {
+        let connection = Connection::open_in_memory().unwrap();
+        assert!(apply(&connection, "CREATE TABLE a (b); CREATE TABLE a (b);", 1).is_err());
+        assert_eq!(version(&connection, Path::new("")).unwrap(), 0);
+        assert!(!connection.table_exists(None, "a").unwrap());
+    }
+}

@@ -1,0 +1,36 @@
+//! Statements about delivery reports (Protocol §10).
+
+use rusqlite::{Connection, Result};
+
+use crate::hub::storage::{DeliveryState, ReportLine};
+use crate::names::Mid;
+use crate::store::columns::{get_alias, get_number, get_text, mid, number, unreadable};
+
+/// Sets one line of a message's report.
+pub(super) fn save(connection: &Connection, message: Mid, line: &ReportLine) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO report (mid, alias, state, at) VALUES (?1, ?2, ?3, ?4)";
+    connection.prepare_cached(sql)?.execute((mid(message), line.alias.as_str(), line.state.as_str(), number(line.at)?))?;
+    Ok(())
+}
+
+/// Forgets the reports of messages below `oldest`.
+pub(super) fn forget_below(connection: &Connection, oldest: Mid) -> Result<()> {
+    connection.prepare_cached("DELETE FROM report WHERE mid < ?1")?.execute((mid(oldest),))?;
+    Ok(())
+}
+
+/// The report of one message, by alias; empty if none is kept.
+pub(super) fn read(connection: &Connection, message: Mid) -> Result<Vec<ReportLine>> {
+    let mut statement = connection.prepare_cached("SELECT alias, state, at FROM report WHERE mid = ?1 ORDER BY alias")?;
+    let lines = statement.query_map((mid(message),), |row| {
+        let word = get_text(row, 1)?;
+        let state = state(word).ok_or_else(|| unreadable(1, format_args!("no state: {word}")))?;
+        Ok(ReportLine { alias: get_alias(row, 0)?, state, at: get_number(row, 2)? })
+    })?;
+    lines.collect()
+}
+
+fn state(word: &str) -> Option<DeliveryState> {
+    use DeliveryState::{Acknowledged, Dropped, Expired, Recalled, Waiting};
+    [Waiting, Acknowledged, Expired, Dropped, Recalled].into_iter().find(|state| state.as_str() == word)
+}

@@ -1,0 +1,245 @@
+//! A batch as transactions: whole; row by row where a row is at fault; in small pieces where the disk is full. It decides
+//! nothing about what follows from a failure.
+
+use rusqlite::{Connection, Result, Transaction, TransactionBehavior};
+
+use crate::hub::storage::{Batch, Change};
+use crate::names::Mid;
+use crate::store::connection::{Cause, Checkpoint, cause, checkpoint, vacuum};
+use crate::store::messages::Messages;
+use crate::store::{aliases, door_log, keys, meta, reports};
+
+/// Deletions in one transaction while the disk is full: their log is a small part of what the reserve gave back.
+const DELETIONS_PER_TRANSACTION: usize = 64;
+/// Empty pages that leave the database file after each batch while the disk is full, 8 MB: as much as a batch may free.
+const PAGES_FREED: u32 = 2_048;
+
+/// Writes a batch as one transaction, and `mid_block` with it. Returns the indices of the changes that can't be written
+/// for their own sake; all others are on disk. Nothing is, if it fails.
+pub(super) fn write(connection: &Connection, batch: &Batch, mid_block: u64) -> Result<Vec<usize>> {
+    match write_whole(connection, batch, &batch.changes, mid_block) {
+        Err(error) if cause(&error) == Cause::Value => write_by_row(connection, batch, mid_block),
+        other => other.map(|()| Vec::new()),
+    }
+}
+
+/// Writes a batch of deletions with as little space as possible, and gives back to the disk what they free. Some of
+/// them may be written if it fails.
+pub(super) fn write_deletions(connection: &Connection, batch: &Batch, mid_block: u64) -> Result<()> {
+    for piece in batch.changes.chunks(DELETIONS_PER_TRANSACTION) {
+        write_whole(connection, batch, piece, mid_block)?;
+        checkpoint(connection, Checkpoint::Truncate)?;
+    }
+    vacuum(connection, PAGES_FREED)?;
+    checkpoint(connection, Checkpoint::Truncate)?;
+    Ok(())
+}
+
+/// Deletes messages with their `opts.id`s, as if their batch had never been.
+pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
+    if mids.is_empty() {
+        return Ok(());
+    }
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let mut messages = Messages::prepare(&transaction)?;
+    for mid in mids {
+        messages.delete(*mid)?;
+        keys::forget(&transaction, *mid)?;
+    }
+    drop(messages);
+    transaction.commit()
+}
+
+fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64) -> Result<()> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let mut messages = Messages::prepare(&transaction)?;
+    for change in changes {
+        apply(&transaction, &mut messages, change)?;
+    }
+    drop(messages);
+    meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
+    transaction.commit()
+}
+
+fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64) -> Result<Vec<usize>> {
+    let mut refused = Vec::new();
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let mut messages = Messages::prepare(&transaction)?;
+    for (index, change) in batch.changes.iter().enumerate() {
+        transaction.prepare_cached("SAVEPOINT change")?.execute(())?;
+        match apply(&transaction, &mut messages, change) {
+            Err(error) if cause(&error) == Cause::Value => {
+                log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
+                transaction.prepare_cached("ROLLBACK TO change")?.execute(())?;
+                refused.push(index);
+            }
+            other => other?,
+        }
+        transaction.prepare_cached("RELEASE change")?.execute(())?;
+    }
+    drop(messages);
+    meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
+    transaction.commit()?;
+    Ok(refused)
+}
+
+fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change) -> Result<()> {
+    match change {
+        Change::SaveMessage { message, receivers } => messages.save(message, receivers),
+        Change::DeleteMessage(mid) => messages.delete(*mid),
+        Change::EndDelivery { mid, alias } => messages.end(*mid, *alias),
+        Change::SaveAlias(alias) => aliases::save(connection, alias),
+        Change::ForgetAlias(alias) => aliases::forget(connection, *alias),
+        Change::Subscribe(alias, topic) => aliases::subscribe(connection, *alias, topic),
+        Change::Unsubscribe(alias, topic) => aliases::unsubscribe(connection, *alias, topic),
+        Change::SaveKey(key) => keys::save(connection, key),
+        Change::ForgetKeysBefore { at, mid } => keys::forget_before(connection, *at, *mid),
+        Change::SaveReport { mid, line } => reports::save(connection, *mid, line),
+        Change::ForgetReportsBelow(mid) => reports::forget_below(connection, *mid),
+        Change::LogDoor(entry) => door_log::add(connection, entry),
+        Change::SettleDoor { id, ok, reason } => door_log::settle(connection, *id, *ok, reason.as_deref()),
+        Change::ForgetDoorLogBefore(at) => door_log::forget_before(connection, *at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::storage::{AliasId, DoorEntry, Owed, Restored};
+    use crate::hub::storage::{DeliveryState, Outcome, ReportLine};
+    use crate::names::{Alias, Topic};
+    use crate::seeded::Seeded;
+    use crate::store::samples::{Scratch, alias, batch, committed, key, load, message, owed, save};
+
+    /// Any change, on a few aliases and messages, so that they meet.
+    fn any(seeded: &mut Seeded) -> Change {
+        let id = 1 + seeded.next_u64() % 6;
+        let mid = 1 + seeded.next_u64() % 12;
+        let topic = Topic::new(["a", "b", "门"][seeded.below(3)]).unwrap();
+        match seeded.below(14) {
+            0..=2 => save(message(mid, "[1]"), &[(id, None), (id + 1, Some(1))]),
+            3 => Change::DeleteMessage(Mid::new(mid)),
+            4 => Change::EndDelivery { mid: Mid::new(mid), alias: AliasId(id) },
+            5 => Change::SaveAlias(alias(id, &format!("a{id}"))),
+            6 => Change::ForgetAlias(AliasId(id)),
+            7 => Change::Subscribe(AliasId(id), topic),
+            8 => Change::Unsubscribe(AliasId(id), topic),
+            9 => Change::SaveKey(key(mid, mid)),
+            10 => Change::ForgetKeysBefore { at: mid, mid: Mid::new(id) },
+            11 => Change::SaveReport { mid: Mid::new(mid), line: report("m", DeliveryState::Expired) },
+            12 => Change::ForgetReportsBelow(Mid::new(mid)),
+            _ => Change::SettleDoor { id, ok: true, reason: None },
+        }
+    }
+
+    fn report(name: &str, state: DeliveryState) -> ReportLine {
+        ReportLine { alias: Alias::new(name).unwrap(), state, at: 7 }
+    }
+
+    #[test]
+    fn a_batch_written_twice_is_as_if_written_once() {
+        for seed in 0..30 {
+            let mut seeded = Seeded(seed);
+            let (once, twice) = (Scratch::new(), Scratch::new());
+            let (mut one, mut two) = (once.open().unwrap(), twice.open().unwrap());
+            for number in 1..4 {
+                let changes = (0..1 + seeded.below(40)).map(|_| any(&mut seeded)).collect();
+                let batch = batch(number, changes);
+                assert_eq!(one.commit(&batch), committed(), "seed {seed}");
+                assert_eq!(two.commit(&batch), committed(), "seed {seed}");
+                assert_eq!(two.commit(&batch), committed(), "seed {seed}");
+            }
+            assert_eq!(load(&one), load(&two), "seed {seed}");
+            one.close();
+            two.close();
+            let rows = |scratch: &Scratch| {
+                let shell = scratch.shell();
+                let mut statement = shell.prepare("SELECT mid || alias || state || at FROM report ORDER BY 1").unwrap();
+                statement.query_map((), |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+            };
+            assert_eq!(rows(&once), rows(&twice), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn changes_do_what_they_say() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let topic = Topic::new("t").unwrap();
+        let changes = vec![
+            Change::SaveAlias(alias(1, "a")),
+            Change::SaveAlias(alias(2, "b")),
+            Change::Subscribe(AliasId(1), topic.clone()),
+            Change::Subscribe(AliasId(2), topic.clone()),
+            Change::Subscribe(AliasId(2), Topic::new("u").unwrap()),
+            Change::Unsubscribe(AliasId(2), topic),
+            save(message(4, "1"), &[(1, None), (2, None)]),
+            save(message(5, "1"), &[(2, None)]),
+            save(message(5, "1"), &[(1, None), (2, None)]),
+            Change::EndDelivery { mid: Mid::new(5), alias: AliasId(2) },
+            Change::DeleteMessage(Mid::new(4)),
+            Change::SaveKey(key(4, 10)),
+            Change::SaveKey(key(5, 20)),
+            Change::ForgetKeysBefore { at: 15, mid: Mid::ZERO },
+            Change::ForgetAlias(AliasId(1)),
+            Change::SaveAlias(alias(3, "a")),
+            save(message(6, "1"), &[(3, None)]),
+        ];
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        let expected = [
+            Restored::Alias(alias(2, "b")),
+            Restored::Alias(alias(3, "a")),
+            Restored::Subscription(AliasId(2), Topic::new("u").unwrap()),
+            Restored::Message {
+                mid: Mid::new(6),
+                expires: 900,
+                bytes: 1,
+                receipt: true,
+                publisher: Some(Alias::new("m_2").unwrap()),
+                receivers: vec![Owed { alias: AliasId(3), topic: None }],
+            },
+            Restored::Key(key(5, 20)),
+        ];
+        assert_eq!(load(&database), expected);
+    }
+
+    #[test]
+    fn one_bad_row_does_not_stop_the_rest() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let beyond = DoorEntry {
+            id: u64::MAX,
+            at: 1,
+            room: "r".into(),
+            user: "".into(),
+            alias: "".into(),
+            label: "".into(),
+            address: "".into(),
+            doors: 0,
+        };
+        let changes = vec![
+            Change::SaveAlias(alias(1, "a")),
+            Change::SaveAlias(alias(2, "a")),
+            save(message(4, "1"), &[(1, None)]),
+            save(message(5, "1"), &[(2, None), (1, None)]),
+            Change::LogDoor(beyond),
+            save(message(6, "1"), &[(1, None)]),
+        ];
+        let outcome = database.commit(&batch(1, changes));
+        assert_eq!(outcome, Outcome::Committed { refused: vec![1, 3, 4], storing: true });
+        assert_eq!(owed(&database), [(4, vec![1]), (6, vec![1])]);
+        assert_eq!(database.commit(&batch(2, vec![Change::DeleteMessage(Mid::new(4))])), committed());
+    }
+
+    #[test]
+    fn counters_never_go_back() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        database.commit(&batch(5, vec![]));
+        database.commit(&Batch { next_alias: AliasId(3), ..batch(2, vec![]) });
+        let mut counters = Vec::new();
+        database.load(&mut |restored| counters.push(restored)).unwrap();
+        let Restored::Counters { stamp, next_alias, .. } = counters[0] else { panic!("{counters:?}") };
+        assert_eq!((stamp.service, stamp.wall, next_alias), (500, 5_002, AliasId(100)));
+    }
+}

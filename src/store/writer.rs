@@ -1,0 +1,61 @@
+//! The writing thread: one batch at a time, confirmed before anything else is done; tidying when nothing comes.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use crate::hub::storage::Batch;
+use crate::store::database::Database;
+use crate::store::{Answer, Answers};
+
+/// Without a batch for so long, the thread tidies. Long enough not to come between the batches of a busy hub.
+const IDLE_AFTER: Duration = Duration::from_millis(200);
+/// Between two steps of tidying.
+const IDLE_STEP: Duration = Duration::from_millis(20);
+
+/// What the writing thread can be told.
+pub(super) enum Command {
+    /// Write this.
+    Commit(Batch),
+    /// Take the next block of mids.
+    TakeBlock,
+}
+
+/// How long to wait for the next command.
+enum Rest {
+    /// As long as it takes: all is tidy.
+    Long,
+    /// So long, then tidy.
+    Until(Duration),
+}
+
+/// The body of the writing thread: until nobody can command any more; then it closes the database.
+pub(super) fn run(mut database: Database, commands: &Receiver<Command>, answers: &Answers) {
+    let mut rest = Rest::Until(IDLE_AFTER);
+    loop {
+        let command = match rest {
+            Rest::Long => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Rest::Until(wait) => commands.recv_timeout(wait),
+        };
+        rest = match command {
+            Ok(Command::Commit(batch)) => {
+                let outcome = database.commit(&batch);
+                answers(Answer::Batch { number: batch.number, outcome });
+                database.after_commit();
+                Rest::Until(IDLE_AFTER)
+            }
+            Ok(Command::TakeBlock) => {
+                answers(Answer::Block(database.take_block()));
+                Rest::Until(IDLE_AFTER)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if database.idle() {
+                    Rest::Until(IDLE_STEP)
+                } else {
+                    Rest::Long
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+    }
+    database.close();
+}
