@@ -57,7 +57,7 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    pub(super) fn new() -> Gather {
+    pub(super) fn new(is_storing: bool) -> Gather {
         Gather {
             messages: VecDeque::new(),
             changes: VecDeque::new(),
@@ -65,7 +65,7 @@ impl Gather {
             committed: 0,
             in_flight: None,
             next_number: 1,
-            health: Health::Storing,
+            health: if is_storing { Health::Storing } else { Health::Full },
             probe_at: 0,
             door_entries: 0,
         }

@@ -34,6 +34,7 @@ mod sim;
 mod tests;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::hub::access::Openers;
@@ -106,7 +107,7 @@ pub enum Input {
         /// In the order asked; what has no row is absent.
         messages: Result<Vec<Arc<Message>>, Trouble>,
     },
-    /// A new block of mids is reserved; its first. `None`: it could not be written.
+    /// A new block of mids is reserved: all below this one may be given out. `None`: it could not be written.
     Block(Option<Mid>),
 }
 
@@ -136,7 +137,7 @@ pub struct Hub {
     presence: Presence,
     rates: Rates,
     timers: Timers,
-    mids: MidBlock,
+    mids: Mids,
     /// Deliveries that have not ended, and the bytes of their bodies.
     deliveries: usize,
     bodies: u64,
@@ -147,31 +148,28 @@ pub struct Hub {
     counters: Counters,
 }
 
-/// The block of mids that is being given out (Design §6, mids).
+/// The mids that may be given out (Design §6, mids).
 #[derive(Debug, Clone, Copy)]
-struct MidBlock {
+struct Mids {
     next: u64,
+    /// The first that may not.
     end: u64,
-    /// The first mid of the block after it, once reserved.
-    following: Option<u64>,
+    /// More are asked for from here on: at three quarters.
+    ask_at: u64,
     asked: bool,
 }
 
-/// Mids in a block.
-pub const MIDS_PER_BLOCK: u64 = 1 << 40;
-
 impl Hub {
-    /// A hub that knows nobody and gives out mids from `first_mid` on, to the end of that mid's block.
+    /// A hub that knows nobody and gives out `mids`; `is_storing`: whether the store can be written at the start.
     #[must_use]
-    pub fn new(options: Options, first_mid: Mid) -> Hub {
-        let next = first_mid.number().max(1);
+    pub fn new(options: Options, mids: Range<Mid>, is_storing: bool) -> Hub {
         Hub {
             now: Now::default(),
             links: Links::default(),
             aliases: Aliases::new(),
             waiting: Waiting::default(),
             pending: Pendings::new(),
-            gather: Gather::new(),
+            gather: Gather::new(is_storing),
             keys: Keys::new(),
             live_only: LiveOnly::default(),
             pages: Pages::default(),
@@ -179,7 +177,7 @@ impl Hub {
             presence: Presence::default(),
             rates: Rates::new(options.limits.publish_rate),
             timers: Timers::default(),
-            mids: MidBlock { next, end: (next / MIDS_PER_BLOCK + 1) * MIDS_PER_BLOCK, following: None, asked: false },
+            mids: Mids::new(&mids),
             deliveries: 0,
             bodies: 0,
             fan_out: None,
@@ -205,7 +203,7 @@ impl Hub {
             Input::Drained(link) => self.drained(link, fx),
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
             Input::Page { ticket, messages } => self.page(ticket, messages, fx),
-            Input::Block(first) => self.mids.give(first),
+            Input::Block(end) => self.mids.extend(end),
         }
     }
 
@@ -322,27 +320,30 @@ impl Hub {
         self.links.find(id)
     }
 
-    /// The next mid; asks for a new block at three quarters of this one. `None`: both are used up.
+    /// The next mid; asks for a new block at three quarters of this one. `None`: all are given out.
     fn next_mid(&mut self, fx: &mut Effects) -> Option<Mid> {
-        let block = &mut self.mids;
-        if block.next >= block.end {
-            block.next = block.following.take()?;
-            block.end = block.next + MIDS_PER_BLOCK;
-            block.asked = false;
-        }
-        let mid = Mid::new(block.next);
-        block.next += 1;
-        if block.end - block.next < MIDS_PER_BLOCK / 4 && !block.asked && block.following.is_none() {
-            block.asked = true;
+        let mids = &mut self.mids;
+        if mids.next >= mids.ask_at && !mids.asked {
+            mids.asked = true;
             fx.list.push(Effect::TakeBlock);
         }
+        let mid = (mids.next < mids.end).then(|| Mid::new(mids.next))?;
+        mids.next += 1;
         Some(mid)
     }
 }
 
-impl MidBlock {
-    fn give(&mut self, first: Option<Mid>) {
-        self.following = first.map(Mid::number);
+impl Mids {
+    fn new(range: &Range<Mid>) -> Mids {
+        let (next, end) = (range.start.number(), range.end.number());
+        Mids { next, end, ask_at: end - (end - next) / 4, asked: false }
+    }
+
+    /// More mids, or none: then they are asked for again at the next publish.
+    fn extend(&mut self, end: Option<Mid>) {
+        if let Some(end) = end {
+            *self = Mids::new(&(Mid::new(self.next)..end));
+        }
         self.asked = false;
     }
 }

@@ -24,7 +24,7 @@ use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
 use crate::runtime::outbox::{Bounds, Outbox};
-use crate::store::StoreHandle;
+use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
 const INPUTS_PER_TURN_MAX: usize = 256;
@@ -60,7 +60,8 @@ pub(super) struct Core {
     push: encode::Push,
     spare: Vec<Vec<u8>>,
     language: Language,
-    store: StoreHandle,
+    /// Taken out when the process ends.
+    pub store: Option<StoreHandle>,
     /// Who waits until the changes up to a count are committed.
     barriers: Vec<(u64, Arc<Answer>)>,
 }
@@ -130,10 +131,16 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             Ok(Turn::Idle { until }) => wait(&shared, &mut timer, until).await,
             Err(_) => {
                 log::error!("hub_broken action=exit code={EXIT_BROKEN}");
-                std::process::exit(EXIT_BROKEN);
+                exit_broken();
             }
         }
     }
+}
+
+/// Ends the process for the supervisor to start it anew: guessing on would be worse, and what is stored is whole.
+fn exit_broken() -> ! {
+    log::logger().flush();
+    std::process::exit(EXIT_BROKEN)
 }
 
 enum Turn {
@@ -237,10 +244,10 @@ impl Core {
             outlets: Vec::new(),
             touched: Vec::new(),
             congested: Vec::new(),
-            push: encode::Push::default(),
+            push: encode::Push::new(),
             spare: Vec::with_capacity(SPARE_BUFFERS),
             language,
-            store,
+            store: Some(store),
             barriers: Vec::new(),
         }
     }
@@ -329,9 +336,18 @@ impl Core {
                 }
             }
             Effect::Close(link, why) => self.close(link, why),
-            Effect::Commit(batch) => self.store.commit(batch),
-            Effect::Read(request) => self.store.read(request),
-            Effect::TakeBlock => self.store.take_block(),
+            Effect::Commit(batch) => self.ask_store(|store| store.commit(batch)),
+            Effect::Read(request) => self.ask_store(|store| store.read(request)),
+            Effect::TakeBlock => self.ask_store(StoreHandle::take_block),
+        }
+    }
+
+    /// The hub keeps the store's bounds, so a question that is not taken means that a thread of the store is gone.
+    fn ask_store(&self, ask: impl FnOnce(&StoreHandle) -> Result<(), NotAsked>) {
+        let Some(store) = &self.store else { return };
+        if let Err(why) = ask(store) {
+            log::error!("store_gone reason=\"{why}\" action=exit code={EXIT_BROKEN}");
+            exit_broken();
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_std::net::TcpStream;
+use futures::channel::oneshot;
 
 use crate::hub::links::Opening;
 use crate::hub::status::{Counters, Load, Sizes};
@@ -124,6 +125,23 @@ impl Handle {
         self.shared.core().hub.waiting_for(mid)
     }
 
+    /// The delivery report of a message, by alias; empty if none is kept.
+    ///
+    /// # Errors
+    /// `unavailable`: the store can't be read or has too much to do.
+    pub async fn report(&self, mid: Mid) -> Result<Vec<ReportLine>, Refusal> {
+        let (reply, report) = oneshot::channel();
+        let asked = match &self.shared.core().store {
+            // The asker may have gone meanwhile; then nobody misses the report.
+            Some(store) => store.report(mid, move |lines| drop(reply.send(lines))).is_ok(),
+            None => false,
+        };
+        match report.await {
+            Ok(Ok(lines)) if asked => Ok(lines),
+            _ => Err(Refusal::new(Code::Unavailable, "")),
+        }
+    }
+
     /// The counts of `/info`.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -165,14 +183,21 @@ impl Handle {
         self.shared.act(|hub, now, fx| hub.end_void(now, is_void, fx));
     }
 
-    /// Waits until nothing waits for the disk, at most `within`; then cuts all links.
+    /// Waits until nothing waits for the disk, at most `within`; then cuts all links and closes the store.
     pub async fn finish(&self, within: Duration) {
         let deadline = clock::mono() + within;
         while !self.shared.core().hub.is_settled() && clock::mono() < deadline {
             self.settle().await;
             async_std::task::sleep(Duration::from_millis(5)).await;
         }
-        self.shared.core().cut_all();
+        let store = {
+            let mut core = self.shared.core();
+            core.cut_all();
+            core.store.take()
+        };
+        if let Some(store) = store {
+            store.close();
+        }
     }
 }
 

@@ -190,7 +190,7 @@ impl StoreHandle {
     ///
     /// # Errors
     /// See [`NotAsked`].
-    pub fn commit(&self, batch: Batch) -> Result<(), NotAsked> {
+    pub fn commit(&self, batch: Arc<Batch>) -> Result<(), NotAsked> {
         sent(self.command.try_send(Command::Commit(batch)))
     }
 
@@ -275,6 +275,10 @@ mod tests {
         (handle, receive)
     }
 
+    fn sent_batch(number: u64, changes: Vec<Change>) -> Arc<Batch> {
+        Arc::new(batch(number, changes))
+    }
+
     fn next(answers: &Receiver<Answer>) -> Answer {
         answers.recv_timeout(DEADLINE).unwrap()
     }
@@ -286,14 +290,14 @@ mod tests {
         let messages = [message(3, "{\"a\":\"门\"}"), message(5, "null")];
         let mut changes = vec![Change::SaveAlias(alias(1, "a"))];
         changes.extend(messages.iter().map(|message| save(message.clone(), &[(1, None)])));
-        store.commit(batch(7, changes)).unwrap();
+        store.commit(sent_batch(7, changes)).unwrap();
         assert_eq!(next(&answers), Answer::Batch { number: 7, outcome: committed() });
 
         store.read(PageRequest { ticket: 1, mids: [5, 4, 3].map(Mid::new).to_vec() }).unwrap();
         let [three, five] = messages.map(Arc::new);
         assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Ok(vec![five, three]) });
 
-        store.commit(batch(8, vec![Change::DeleteMessage(Mid::new(3))])).unwrap();
+        store.commit(sent_batch(8, vec![Change::DeleteMessage(Mid::new(3))])).unwrap();
         assert_eq!(next(&answers), Answer::Batch { number: 8, outcome: committed() });
         store.read(PageRequest { ticket: 2, mids: vec![Mid::new(3)] }).unwrap();
         assert_eq!(next(&answers), Answer::Page { ticket: 2, page: Ok(vec![]) });
@@ -321,7 +325,7 @@ mod tests {
         };
         changes.push(Change::LogDoor(entry.clone()));
         changes.push(Change::SettleDoor { id: 1 << 40, ok: false, reason: Some("no_answer".into()) });
-        store.commit(batch(1, changes)).unwrap();
+        store.commit(sent_batch(1, changes)).unwrap();
         assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
 
         let (send, report) = sync_channel(1);
@@ -413,7 +417,7 @@ mod tests {
     fn closing_finishes_the_batch_and_leaves_one_file_of_data() {
         let scratch = Scratch::new();
         let (store, answers) = start(&scratch);
-        store.commit(batch(1, vec![Change::SaveAlias(alias(1, "a"))])).unwrap();
+        store.commit(sent_batch(1, vec![Change::SaveAlias(alias(1, "a"))])).unwrap();
         store.close();
         assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
         assert!(!scratch.file("porter.db-wal").exists());

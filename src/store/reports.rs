@@ -13,9 +13,21 @@ pub(super) fn save(connection: &Connection, message: Mid, line: &ReportLine) -> 
     Ok(())
 }
 
-/// Forgets the reports of messages below `oldest`.
-pub(super) fn forget_below(connection: &Connection, oldest: Mid) -> Result<()> {
-    connection.prepare_cached("DELETE FROM report WHERE mid < ?1")?.execute((mid(oldest),))?;
+/// Sets every line of a message's report that says `waiting`.
+pub(super) fn close(connection: &Connection, message: Mid, state: DeliveryState, at: u64) -> Result<()> {
+    let sql = "UPDATE report SET state = ?2, at = ?3 WHERE mid = ?1 AND state = 'waiting'";
+    connection.prepare_cached(sql)?.execute((mid(message), state.as_str(), number(at)?))?;
+    Ok(())
+}
+
+/// Forgets the oldest reports: up to the first with news since `before` (wall clock, ms), and all but the newest `keep` messages'.
+/// Reads from the oldest on, so that it costs what it deletes.
+pub(super) fn forget(connection: &Connection, before: u64, keep: usize) -> Result<()> {
+    let old = "DELETE FROM report WHERE mid < coalesce(
+                   (SELECT mid FROM report WHERE at >= ?1 ORDER BY mid LIMIT 1), 9223372036854775807)";
+    connection.prepare_cached(old)?.execute((number(before)?,))?;
+    let many = "DELETE FROM report WHERE mid <= (SELECT DISTINCT mid FROM report ORDER BY mid DESC LIMIT 1 OFFSET ?1)";
+    connection.prepare_cached(many)?.execute((number(keep as u64)?,))?;
     Ok(())
 }
 

@@ -95,7 +95,8 @@ fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change) 
         Change::SaveKey(key) => keys::save(connection, key),
         Change::ForgetKeysBefore { at, mid } => keys::forget_before(connection, *at, *mid),
         Change::SaveReport { mid, line } => reports::save(connection, *mid, line),
-        Change::ForgetReportsBelow(mid) => reports::forget_below(connection, *mid),
+        Change::CloseReport { mid, state, at } => reports::close(connection, *mid, *state, *at),
+        Change::ForgetReports { before, keep } => reports::forget(connection, *before, *keep),
         Change::LogDoor(entry) => door_log::add(connection, entry),
         Change::SettleDoor { id, ok, reason } => door_log::settle(connection, *id, *ok, reason.as_deref()),
         Change::ForgetDoorLogBefore(at) => door_log::forget_before(connection, *at),
@@ -127,7 +128,7 @@ mod tests {
             9 => Change::SaveKey(key(mid, mid)),
             10 => Change::ForgetKeysBefore { at: mid, mid: Mid::new(id) },
             11 => Change::SaveReport { mid: Mid::new(mid), line: report("m", DeliveryState::Expired) },
-            12 => Change::ForgetReportsBelow(Mid::new(mid)),
+            12 => Change::ForgetReports { before: mid, keep: 5 },
             _ => Change::SettleDoor { id, ok: true, reason: None },
         }
     }

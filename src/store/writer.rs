@@ -3,6 +3,8 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use crate::hub::storage::Batch;
 use crate::store::database::Database;
 use crate::store::{Answer, Answers};
@@ -15,7 +17,7 @@ const IDLE_STEP: Duration = Duration::from_millis(20);
 /// What the writing thread can be told.
 pub(super) enum Command {
     /// Write this.
-    Commit(Batch),
+    Commit(Arc<Batch>),
     /// Take the next block of mids.
     TakeBlock,
 }
