@@ -1,12 +1,236 @@
-//! Builds everything from a configuration, starts it, and stops it in order.
+//! Builds everything from a configuration, starts it, and stops it in order. The only place that knows everybody.
 
+use std::fmt;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::panic;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use async_global_executor::GlobalExecutorConfig;
+use async_signal::{Signal, Signals};
+use futures::StreamExt;
 
 use crate::config::Config;
+use crate::hub::access::Openers;
+use crate::hub::restore::Restorer;
+use crate::hub::storage::{Restored, Stamp};
+use crate::hub::{Hub, Input, Options};
+use crate::limits::{SHUTDOWN_WAIT, TOKENS_LOOKED_AT_EVERY};
+use crate::names::Label;
+use crate::runtime::clock::Clock;
+use crate::runtime::handle::{Handle, Inbox};
+use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
+use crate::runtime::shutdown::{ShutdownSignal, shutdown};
+use crate::server::gate::Gate;
+use crate::server::listener::{ConnectionLimits, Listener, Permits, raise_descriptor_limit};
+use crate::server::tcp::TcpServer;
+use crate::store::{self, Answer, Store, StoreHandle};
+use crate::token::{Claims, Role};
 
-/// Serves until a signal ends it.
+/// The label of the token that the first start prints.
+const FIRST_LABEL: &str = "first-start";
+/// Of the time that ending may take, what is left to commit and to close the store.
+const FINISH_WAIT: Duration = Duration::from_secs(3);
+/// Panics that are logged; a panic that repeats would fill the disk.
+const PANICS_LOGGED_MAX: usize = 100;
+
+/// Why the server can't start. The text says what is wrong and what to do.
+#[derive(Debug)]
+enum Fault {
+    Store(store::fault::Fault),
+    Keyring(crate::runtime::keyring::Fault),
+    Bind { what: &'static str, address: SocketAddr, source: std::io::Error },
+    Signals(std::io::Error),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Store(fault) => fault.fmt(f),
+            Fault::Keyring(fault) => fault.fmt(f),
+            Fault::Bind { what, address, source } => {
+                write!(f, "can't listen on {address}: {source}; stop what uses that port, or set another {what}")
+            }
+            Fault::Signals(source) => write!(f, "can't listen for signals: {source}"),
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT. Everything that went wrong is in the log.
 #[must_use]
 pub fn serve(config: Config) -> ExitCode {
-    log::error!("this build has no server to serve {}", config.data_dir.display());
-    ExitCode::FAILURE
+    log_panics();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            log::error!("start_failed reason=\"{fault}\"");
+            log::logger().flush();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A panic ends one task; the log says where, a bounded number of times (G2).
+fn log_panics() {
+    static LOGGED: AtomicUsize = AtomicUsize::new(0);
+    panic::set_hook(Box::new(|info| {
+        if LOGGED.fetch_add(1, Ordering::Relaxed) < PANICS_LOGGED_MAX {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let why = info.payload_as_str().unwrap_or("unknown");
+            log::error!("panic at={place} reason=\"{why}\"");
+        }
+    }));
+}
+
+fn run(config: Config) -> Result<(), Fault> {
+    if let Err(error) = raise_descriptor_limit() {
+        log::warn!("descriptor_limit_not_raised reason=\"{error}\"");
+    }
+    let threads = GlobalExecutorConfig::default().with_min_threads(config.threads).with_max_threads(config.threads);
+    async_global_executor::init_with_config(threads);
+    let is_first_start = !config.data_dir.join(MASTER_KEY).exists();
+    let (handle, keyring) = start_hub(&config)?;
+    let (switch, signal) = shutdown();
+    let limits = ConnectionLimits { connections: config.limits.connections, per_address: config.limits.connections_per_address };
+    let permits = Permits::new(limits);
+    let gate = Arc::new(Gate::new(Arc::clone(&keyring), config.auth_devices, config.trusted_proxies.clone()));
+    let tcp = listen(&config, "tcp.port", config.tcp_port)?;
+    let addresses = Addresses { tcp: tcp.local_addr() };
+    let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
+    serve_tcp(tcp, &permits, &signal, server);
+    let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
+    watch_keyring(Arc::clone(&keyring), handle.clone());
+    announce(&config, &addresses, is_first_start.then_some(&*keyring));
+
+    let (asked_to_end, ended) = (sync_channel::<()>(1), sync_channel::<()>(1));
+    async_std::task::spawn(async move {
+        let which = signals.next().await;
+        log::info!("ending signal={which:?}");
+        tell(&asked_to_end.0);
+        switch.begin();
+        handle.finish(FINISH_WAIT).await;
+        tell(&ended.0);
+    });
+    // This thread runs no task: the executor's own threads do, and are not disturbed.
+    let _ = asked_to_end.1.recv();
+    if ended.1.recv_timeout(SHUTDOWN_WAIT).is_err() {
+        log::warn!("ending_late action=exit within_s={}", SHUTDOWN_WAIT.as_secs());
+    }
+    log::info!("ended");
+    log::logger().flush();
+    Ok(())
+}
+
+fn tell(sender: &SyncSender<()>) {
+    // Nobody to tell means that the process is ending already.
+    let _ = sender.try_send(());
+}
+
+/// Opens the store, fills the hub from it, and starts both.
+fn start_hub(config: &Config) -> Result<(Handle, Arc<Keyring>), Fault> {
+    let mut options = store::Options::new(config.data_dir.clone());
+    options.accept_data_loss = config.accept_data_loss;
+    let mut store = Store::open(&options).map_err(Fault::Store)?;
+    let keyring = Arc::new(Keyring::open(&config.data_dir, Missing::Create).map_err(Fault::Keyring)?);
+    let options = Options { limits: config.limits.clone(), openers: Openers::new(config.door_openers.clone()) };
+    let mut hub = Hub::new(options, store.mids(), store.is_storing());
+    let stamp = load(&mut store, &mut hub)?;
+    let inbox = Inbox::new();
+    let store = start_store(store, &inbox)?;
+    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp), store, &inbox);
+    Ok((handle, keyring))
+}
+
+fn load(store: &mut Store, hub: &mut Hub) -> Result<Stamp, Fault> {
+    let mut restorer = Restorer::new(hub);
+    let mut last_stamp = Stamp::default();
+    let take = &mut |restored: Restored| {
+        if let Restored::Counters { stamp, .. } = &restored {
+            last_stamp = *stamp;
+        }
+        restorer.take(restored);
+    };
+    store.load(take).map_err(Fault::Store)?;
+    let load = hub.load();
+    log::info!("loaded aliases={} messages={} deliveries={} bytes={}", load.aliases, load.messages, load.deliveries, load.bodies);
+    Ok(last_stamp)
+}
+
+fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
+    let inbox = inbox.clone();
+    let answers = Arc::new(move |answer| {
+        inbox.submit(match answer {
+            Answer::Batch { number, outcome } => Input::Stored { number, outcome },
+            Answer::Page { ticket, page } => Input::Page { ticket, messages: page },
+            Answer::Block(end) => Input::Block(end.ok()),
+        });
+    });
+    store.start(answers).map_err(Fault::Store)
+}
+
+/// The addresses that were bound.
+struct Addresses {
+    tcp: SocketAddr,
+}
+
+fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fault> {
+    let address = SocketAddr::new(config.bind, port);
+    Listener::bind(address).map_err(|source| Fault::Bind { what, address, source })
+}
+
+fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, server: Arc<TcpServer>) {
+    let (permits, signal) = (Arc::clone(permits), signal.clone());
+    async_std::task::spawn(async move {
+        let serve = |accepted| {
+            let server = Arc::clone(&server);
+            async move { server.serve(accepted).await }
+        };
+        listener.run(permits, signal, serve).await;
+    });
+}
+
+/// Looks at the key and the revoked labels, on a thread of its own since a slow disk would hold it up, and ends the links whose
+/// token is no longer good (Protocol §11).
+fn watch_keyring(keyring: Arc<Keyring>, handle: Handle) {
+    let watch = move || {
+        loop {
+            std::thread::sleep(TOKENS_LOOKED_AT_EVERY);
+            if keyring.reload_if_changed() {
+                let now_s = handle.token_time_s();
+                handle.end_void(|claims| keyring.recheck(claims, now_s).is_err());
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("keyring".into()).spawn(watch) {
+        log::error!("keyring_not_watched reason=\"{error}\" effect=revoked_tokens_stay_valid_until_restart");
+    }
+}
+
+/// Says on stdout where the server listens, and at the first start gives a management token.
+fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
+    let mut text = format!("Porter {} is ready.\n", env!("CARGO_PKG_VERSION"));
+    text += &format!("  controllers   tcp://{}\n", addresses.tcp);
+    if let Some(keyring) = first {
+        text += &first_token(keyring, &config.data_dir);
+    }
+    // A closed stdout is no reason not to serve.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+fn first_token(keyring: &Keyring, data_dir: &Path) -> String {
+    let Ok(label) = Label::new(FIRST_LABEL) else { return String::new() };
+    match keyring.issue(&Claims { role: Role::Manage, label, alias: None, expires: 0 }) {
+        Ok(token) => format!(
+            "  token         {token}\n\
+             Keep the token: it is shown this once and may do everything; revoke it with `porter token revoke {FIRST_LABEL}`.\n\
+             Next: `porter sub --alias door-3-1` in one terminal, `porter pub --alias door-3-1 hello` in another.\n"
+        ),
+        Err(fault) => format!("No token could be made: {fault}. Look at {}.\n", data_dir.display()),
+    }
 }

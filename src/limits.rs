@@ -121,6 +121,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after accept failed for want of descriptors or memory: retrying at once would burn the processor (G12).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the key, the revoked labels and the imported strings are looked at (Protocol §11).
+pub const TOKENS_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// From accepting SIGTERM to the end of the process (G14, and the command line's promise).
 pub const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 

@@ -87,6 +87,10 @@ impl Pendings {
         Pendings { by_mid: NumberMap::default(), wheel: vec![Vec::new(); WHEEL_SLOTS], in_wheel: 0, hand: 0, bytes: 0 }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_mid.is_empty()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

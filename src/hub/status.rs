@@ -143,7 +143,7 @@ impl Hub {
     /// Whether nothing waits for the disk: then the store can be closed without loss.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.gather.is_idle() && self.fan_out.is_none()
+        self.gather.is_idle() && self.pending.is_empty()
     }
 
     /// The alias bound to a link, for the log.

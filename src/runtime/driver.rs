@@ -40,6 +40,8 @@ pub(super) struct Shared {
     wake: AtomicWaker,
     /// The door lane is not empty: looked at between pieces of a turn.
     door_waits: AtomicBool,
+    /// The process is ending: frames are no longer taken.
+    pub ending: AtomicBool,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
 }
@@ -81,6 +83,7 @@ impl Shared {
             lanes: Mutex::default(),
             wake: AtomicWaker::new(),
             door_waits: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             clock,
             bounds,
         }
@@ -96,6 +99,9 @@ impl Shared {
 
     /// Queues an input. Bounded: a link has one batch there at most, the store one batch and its pages.
     pub(super) fn submit(&self, input: Input) {
+        if matches!(input, Input::Frames { .. }) && self.ending.load(Ordering::Relaxed) {
+            return;
+        }
         let is_door = matches!(&input, Input::Frames { frames, .. } if takes_door_lane(frames));
         let mut lanes = self.lanes();
         if is_door {

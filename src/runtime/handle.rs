@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_std::net::TcpStream;
@@ -183,8 +183,9 @@ impl Handle {
         self.shared.act(|hub, now, fx| hub.end_void(now, is_void, fx));
     }
 
-    /// Waits until nothing waits for the disk, at most `within`; then cuts all links and closes the store.
+    /// Takes no more frames, waits until nothing waits for the disk, at most `within`; then cuts all links and closes the store.
     pub async fn finish(&self, within: Duration) {
+        self.shared.ending.store(true, Ordering::Relaxed);
         let deadline = clock::mono() + within;
         while !self.shared.core().hub.is_settled() && clock::mono() < deadline {
             self.settle().await;

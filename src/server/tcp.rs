@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
-use async_std::net::TcpStream;
 use futures::AsyncRead;
 
 use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
@@ -21,6 +20,7 @@ use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::handle::{Handle, TcpLink};
 use crate::server::gate::Gate;
+use crate::server::listener::Accepted;
 
 /// Bytes of the scratch that one read fills at most.
 const SCRATCH_BYTES: usize = 64 << 10;
@@ -54,7 +54,8 @@ impl TcpServer {
     }
 
     /// Serves one connection until it ends.
-    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    pub async fn serve(&self, accepted: Accepted) {
+        let Accepted { stream, peer, permit: _permit } = accepted;
         let link = self.handle.open_tcp(stream, peer.ip());
         let mut reader = Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false };
         while let Some(batch) = poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {

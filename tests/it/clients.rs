@@ -1,0 +1,147 @@
+//! Small peers: a TCP client that speaks lines, and HTTP requests written by hand. Every wait has a deadline.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::porter::DEADLINE;
+
+/// A TCP client of the line protocol.
+pub struct Client {
+    reader: BufReader<TcpStream>,
+    stream: TcpStream,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Client { reader: BufReader::new(stream.try_clone().unwrap()), stream }
+    }
+
+    /// Connected and bound, as an extended session.
+    pub fn bound(address: SocketAddr, alias: &str) -> Client {
+        let mut client = Client::connect(address);
+        client.send(&format!(r#"{{"t":11,"alias":"{alias}","ext":1}}"#));
+        client.expect(&format!(r#"{{"t":-11,"alias":"{alias}"}}"#));
+        client
+    }
+
+    /// Sends one line.
+    pub fn send(&mut self, line: &str) {
+        self.send_bytes(format!("{line}\n").as_bytes());
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The next line, without its end. Panics at the deadline and at the end of the connection.
+    pub fn line(&mut self) -> String {
+        self.try_line().expect("the connection has ended")
+    }
+
+    /// The next line; `None`: the connection has ended, by FIN or reset.
+    pub fn try_line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(line.trim_end_matches('\n').to_owned()),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => None,
+            Err(error) => panic!("nothing came within the deadline: {error}"),
+        }
+    }
+
+    /// The next line as JSON.
+    pub fn json(&mut self) -> Value {
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// The next line must be exactly this.
+    #[track_caller]
+    pub fn expect(&mut self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// Nothing is waiting: what was sent before has been answered by `marker` frames. Sends a frame 7 and expects its answer next.
+    #[track_caller]
+    pub fn expect_nothing(&mut self) {
+        self.send(r#"{"t":7,"num":"marker"}"#);
+        let next = self.json();
+        assert!(next["t"] == -7 && next["num"] == "marker", "expected nothing, got {next}");
+    }
+
+    /// Nothing comes within `wait`.
+    #[track_caller]
+    pub fn expect_silence(&mut self, wait: Duration) {
+        self.stream.set_read_timeout(Some(wait)).unwrap();
+        let mut line = String::new();
+        let result = self.reader.read_line(&mut line);
+        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert!(result.is_err(), "expected silence, got {line:?}");
+    }
+
+    /// The connection must end without a further line.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.try_line(), None);
+    }
+
+    pub fn half_close(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Acknowledges.
+    pub fn acknowledge(&mut self, mid: &str) {
+        self.send(&format!(r#"{{"t":-5,"mid":"{mid}"}}"#));
+    }
+
+    /// Publishes to one alias and returns the answer to it.
+    pub fn publish(&mut self, alias: &str, msg: &str, num: u64) -> Value {
+        self.send(&format!(r#"{{"t":6,"method":"publish_to_alias","alias":"{alias}","msg":{msg},"num":{num}}}"#));
+        self.json()
+    }
+}
+
+/// What came back for an HTTP request.
+#[derive(Debug)]
+pub struct HttpAnswer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl HttpAnswer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// Sends raw bytes on a fresh connection and reads to its end (`Connection: close` is the caller's to ask for).
+pub fn http_raw(address: SocketAddr, request: &[u8]) -> HttpAnswer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {text:?}"));
+    HttpAnswer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// One request without keep-alive.
+pub fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> HttpAnswer {
+    let length = body.len();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    http_raw(address, request.as_bytes())
+}

@@ -1,0 +1,8 @@
+//! The product as its users have it: the real binary, real sockets, real files, killed with SIGKILL.
+//!
+//! `porter` starts and ends processes, `clients` are small peers that speak the wire; every other file proves one part.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that can't go on has failed")]
+
+mod clients;
+mod porter;
+mod tcp;

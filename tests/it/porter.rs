@@ -1,0 +1,155 @@
+//! The real process: started on free ports with a data folder of its own, killed, started again on the same data.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test has failed: generous, since machines are shared.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A folder that goes with its owner.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("porter-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running server.
+pub struct Porter {
+    child: Child,
+    pub tcp: SocketAddr,
+    pub rest: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+/// The command, on loopback and free ports unless `flags` say otherwise, with nothing from this process's environment.
+pub fn command(folder: &Folder, verb: &[&str], flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_porter"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTER_")) {
+        command.env_remove(name);
+    }
+    command.args(verb).arg("--data-dir").arg(folder.data()).args(flags).current_dir(folder.path()).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command of `porter` to its end.
+pub fn run(folder: &Folder, verb: &[&str], flags: &[&str]) -> Output {
+    command(folder, verb, flags).output().unwrap()
+}
+
+impl Porter {
+    pub fn start(folder: &Folder) -> Porter {
+        Porter::start_with(folder, &[])
+    }
+
+    /// Starts and waits until all ports listen.
+    pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
+        let mut child = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (kept, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut kept = kept.lock().unwrap();
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut address = |marker: &str| {
+            let line = lines.by_ref().map_while(Result::ok).find(|line| line.contains(marker));
+            let line = line.unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
+            line.rsplit(marker).next().unwrap().trim().parse().unwrap()
+        };
+        let (tcp, rest) = (address("tcp://"), address("http://"));
+        std::thread::spawn(move || lines.for_each(drop));
+        Porter { child, tcp, rest, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log has a line with `text`.
+    pub fn await_log(&self, text: &str) {
+        let end = Instant::now() + DEADLINE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < end, "no {text:?} in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL, as a power cut would have it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; the exit code, and how long it took.
+    pub fn terminate(mut self) -> (Option<i32>, Duration) {
+        let begin = Instant::now();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        (status.code(), begin.elapsed())
+    }
+
+    /// Kilobytes of a field of /proc/PID/status, such as `VmRSS`.
+    pub fn memory_kb(&self, field: &str) -> u64 {
+        let mut status = String::new();
+        std::fs::File::open(format!("/proc/{}/status", self.pid())).unwrap().read_to_string(&mut status).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Porter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A management token for a data folder.
+pub fn manage_token(folder: &Folder) -> String {
+    token(folder, &["--role", "manage", "--label", "test"])
+}
+
+/// A token for a data folder.
+pub fn token(folder: &Folder, flags: &[&str]) -> String {
+    let output = run(folder, &["token", "new"], flags);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
