@@ -122,7 +122,7 @@ mod tests {
     fn each_start_has_mids_above_all_earlier_ones() {
         let scratch = Scratch::new();
         let folder = scratch.folder();
-        // (what the database knows, whether the file is there); crashes in between included.
+        // (what the database knows, the block): also where it missed a start, or the file did.
         for (in_database, block) in [(0, 1), (1, 2), (1, 3), (0, 4), (9, 10), (3, 11)] {
             let mut taken = Block::next(&folder, in_database).unwrap();
             assert_eq!(taken.number(), block);

@@ -66,16 +66,14 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64) -> Resul
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
     for (index, change) in batch.changes.iter().enumerate() {
-        transaction.prepare_cached("SAVEPOINT change")?.execute(())?;
+        // No savepoint: a statement that fails leaves nothing behind, and no change has one that can fail after another.
         match apply(&transaction, &mut messages, change) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
-                transaction.prepare_cached("ROLLBACK TO change")?.execute(())?;
                 refused.push(index);
             }
             other => other?,
         }
-        transaction.prepare_cached("RELEASE change")?.execute(())?;
     }
     drop(messages);
     meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
