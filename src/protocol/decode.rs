@@ -174,10 +174,19 @@ impl Members<'_> {
     fn door(&self, kind: DoorKind, from_event: bool, text: &str) -> Result<Body, Refusal> {
         let room = self.required_name(Member::R, RoomName::new)?;
         let user = self.required_name(Member::U, UserName::new)?;
+        let text = self.without_token(text);
         let text = on_one_line(text.trim_ascii());
         let text: Arc<str> = if from_event && self.get(Member::T).is_none() { with_type(kind, &text).into() } else { text.into() };
         let wait = self.get(Member::Wait).is_some_and(|raw| raw.get() == "true");
         Ok(Body::Door(Box::new(DoorFrame { kind, room, user, extended: self.extended(), wait, text })))
+    }
+
+    /// The text of a frame with its token blanked: what is relayed to a room must not let its members act as the sender.
+    fn without_token<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.get(Member::Token) {
+            Some(token) => text.replace(token.get(), "\"\"").into(),
+            None => text.into(),
+        }
     }
 
     fn door_answer(&self) -> Result<DoorAnswer, Refusal> {
@@ -530,6 +539,14 @@ mod tests {
             let unknown = request(format!("{{\"t\":{t}}}").as_bytes()).body == refused(Code::UnknownType, "t");
             assert_eq!(unknown, !known, "{t}");
         }
+    }
+
+    #[test]
+    fn a_door_frame_is_relayed_without_its_token() {
+        let request = request(br#"{"t":8,"r":"R","u":"U","token":"abc123","n":1}"#);
+        assert_eq!(request.token.as_deref(), Some("abc123"));
+        let Body::Door(frame) = request.body else { panic!("{:?}", request.body) };
+        assert_eq!(&*frame.text, r#"{"t":8,"r":"R","u":"U","token":"","n":1}"#);
     }
 
     #[test]
