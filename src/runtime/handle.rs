@@ -96,10 +96,12 @@ impl Handle {
     pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
         let now = self.shared.clock.now();
         let answer = Arc::new(Answer::default());
-        let mut core = self.shared.core();
-        let id = core.hub.open(now, Opening { transport: Transport::Rest, address, claims: Some(claims) });
-        core.connect(id, Outlet::Answer(Arc::clone(&answer)));
-        drop(core);
+        let id = {
+            let mut core = self.shared.core();
+            let id = core.hub.open(now, Opening { transport: Transport::Rest, address, claims: Some(claims) });
+            core.connect(id, Outlet::Answer(Arc::clone(&answer)));
+            id
+        };
         let _gone = Gone { shared: &self.shared, id };
         self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });
         answer.take().await
@@ -131,13 +133,14 @@ impl Handle {
     /// `unavailable`: the store can't be read or has too much to do.
     pub async fn report(&self, mid: Mid) -> Result<Vec<ReportLine>, Refusal> {
         let (reply, report) = oneshot::channel();
-        let asked = match &self.shared.core().store {
+        // Without a store the sender is dropped here and now, or the wait below would have no end.
+        match &self.shared.core().store {
             // The asker may have gone meanwhile; then nobody misses the report.
-            Some(store) => store.report(mid, move |lines| drop(reply.send(lines))).is_ok(),
-            None => false,
-        };
+            Some(store) => drop(store.report(mid, move |lines| drop(reply.send(lines)))),
+            None => drop(reply),
+        }
         match report.await {
-            Ok(Ok(lines)) if asked => Ok(lines),
+            Ok(Ok(lines)) => Ok(lines),
             _ => Err(Refusal::new(Code::Unavailable, "")),
         }
     }

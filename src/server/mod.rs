@@ -4,4 +4,5 @@ pub mod gate;
 pub mod http;
 pub mod listener;
 pub mod network;
+pub mod rest;
 pub mod tcp;

@@ -1,0 +1,223 @@
+//! RestServer: the management's port (Protocol §10). tide routes; the connection loop, the tokens and the deadlines are Porter's own.
+//!
+//! A request is looked at twice: its head before the body is read, so that whoever may not ask is not read from, and as a whole, by
+//! tide's router. Both go by the one table in `routes`. Types of tide and http-types are met only in this module (G6, G9): what they
+//! believe of headers is never asked, and nothing a client sent becomes a header.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use percent_encoding::percent_decode_str;
+use tide::http::{StatusCode, Url};
+
+use crate::protocol::http::head::Head;
+use crate::protocol::http::refusal::HttpRefusal;
+use crate::protocol::http::response::Response;
+use crate::protocol::refusal::{Code, Language};
+use crate::runtime::clock;
+use crate::runtime::handle::Handle;
+use crate::server::gate::Gate;
+use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
+use crate::server::listener::{Listener, Permits};
+use crate::server::rest::answers::{Answered, Asked, Desk};
+use crate::server::rest::routes::{Endpoint, Miss, ROUTES, Route};
+use crate::token::Claims;
+
+mod answers;
+mod page;
+mod routes;
+
+/// What the port needs.
+pub struct RestOptions {
+    /// The hub.
+    pub handle: Handle,
+    /// Judges tokens.
+    pub gate: Arc<Gate>,
+    /// `advertise_host`; `None`: this machine's address as the asker reached it.
+    pub advertise_host: Option<String>,
+    /// What `/info/servers` tells.
+    pub ports: Ports,
+    /// `rest.first_page`: the number of the first page.
+    pub first_page: u64,
+    /// `rest.error_status`: the status of every error; `None`: as the protocol lists them.
+    pub error_status: Option<u16>,
+    /// `limits.frame`, in bytes: what a body may have.
+    pub frame_max: usize,
+    /// The language of error texts.
+    pub language: Language,
+}
+
+/// The ports that clients are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// RestServer's.
+    pub rest: u16,
+    /// WebSocketServer's.
+    pub websocket: u16,
+    /// SocketIoServer's.
+    pub socketio: u16,
+    /// PushServer's.
+    pub tcp: u16,
+}
+
+/// Answers the requests of the port.
+pub struct Rest {
+    desk: Arc<Desk>,
+    gate: Arc<Gate>,
+    error_status: Option<u16>,
+    frame_max: usize,
+    router: tide::Server<Arc<Desk>>,
+    /// What every request's URL is made from: the Host header never gets near it.
+    base: Url,
+}
+
+impl Rest {
+    /// A server with all its routes.
+    #[must_use]
+    pub fn new(options: RestOptions) -> Rest {
+        let RestOptions { handle, gate, advertise_host, ports, first_page, error_status, frame_max, language } = options;
+        let desk = Arc::new(Desk { handle, advertise_host, ports, first_page, language });
+        let base = Url::parse("http://h/").expect("the text is a URL");
+        Rest { router: router(Arc::clone(&desk)), desk, gate, error_status, frame_max, base }
+    }
+
+    /// Whose request it is, and what its token says.
+    fn check(&self, head: &Head, peer: IpAddr) -> (IpAddr, Result<Claims, HttpRefusal>) {
+        let forwarded_for: Vec<&str> =
+            head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
+        // Whether it came past an unknown proxy matters to ports that let some in without a token; here all need one.
+        let (address, _) = self.gate.origin(peer, &forwarded_for, false);
+        let token = token(head).unwrap_or_default();
+        let claims = self.gate.manage(address, &token, self.desk.handle.token_time_s());
+        (address, claims.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field)))
+    }
+
+    /// The answer with its headers, and its status where errors have one of their own.
+    fn finish(&self, answered: Answered) -> Response {
+        let status = self.error_status.filter(|_| answered.status >= 400).unwrap_or(answered.status);
+        let response = Response::new(status, "application/json; charset=utf-8", answered.body)
+            .header("Cache-Control", "no-store")
+            .header("X-Content-Type-Options", "nosniff");
+        if status == 401 { response.header("WWW-Authenticate", "Bearer") } else { response }
+    }
+
+    /// The answer to a request without a route. Nothing of the request is logged: its token may stand anywhere.
+    fn missed(&self, miss: Miss, peer: IpAddr) -> Response {
+        let (refusal, allow) = match miss {
+            Miss::Path => (HttpRefusal::new(Code::NotFound, "path"), None),
+            Miss::Method(allow) => (HttpRefusal::with_status(405, Code::BadField, "HTTP method"), Some(allow)),
+        };
+        log::debug!("rest_unrouted status={} peer={peer}", refusal.status);
+        let response = self.finish(self.desk.refused(refusal));
+        match allow {
+            Some(allow) => response.header("Allow", allow),
+            None => response,
+        }
+    }
+
+    /// Lets tide find the endpoint, and takes the answer out of its response.
+    async fn route(&self, route: &Route, asked: Asked, path: &str) -> Answered {
+        let mut url = self.base.clone();
+        url.set_path(path);
+        let mut request = tide::http::Request::new(route.method, url);
+        request.ext_mut().insert(asked);
+        let routed: tide::Result<tide::http::Response> = self.router.respond(request).await;
+        let answered = routed.ok().and_then(|mut response| response.ext_mut().remove::<Answered>());
+        answered.unwrap_or_else(|| self.desk.refused(UNANSWERED))
+    }
+}
+
+impl Service for Rest {
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
+        let route = routes::find(head.method(), head.path()).map_err(|miss| self.missed(miss, peer))?;
+        let (address, checked) = self.check(head, peer);
+        match checked {
+            // No answer takes long but a publish's and a door's, and those go on without their client.
+            Ok(_) => Ok(Admission { body_limit: self.frame_max, departure: Departure::GoesOn }),
+            Err(refusal) => {
+                let answered = self.desk.refused(refusal);
+                log_answer(route, head, address, answered.status, clock::mono());
+                Err(self.finish(answered))
+            }
+        }
+    }
+
+    async fn respond(&self, request: Request) -> Answer {
+        let Request { head, body, peer, local } = request;
+        let began = clock::mono();
+        let route = match routes::find(head.method(), head.path()) {
+            Ok(route) => route,
+            Err(miss) => return Answer::Whole(self.missed(miss, peer)),
+        };
+        // Once more, for the token may have ended while the body came.
+        let (address, checked) = self.check(&head, peer);
+        let answered = match checked {
+            Ok(claims) => {
+                let query = head.query().map(Into::into);
+                let asked = Asked { address, claims: Arc::new(claims), local, subject: String::new(), query, body };
+                self.route(route, asked, head.path()).await
+            }
+            Err(refusal) => self.desk.refused(refusal),
+        };
+        log_answer(route, &head, address, answered.status, began);
+        Answer::Whole(self.finish(answered))
+    }
+
+    fn refuse(&self, refusal: HttpRefusal) -> Response {
+        log::debug!("rest_refused status={} code={} field={}", refusal.status, refusal.refusal.code.as_str(), refusal.refusal.field);
+        self.finish(self.desk.refused(refusal))
+    }
+}
+
+/// Serves the port until the shutdown that `options` names.
+pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http::Options>, rest: Arc<Rest>) {
+    let shutdown = options.shutdown.clone();
+    listener.run(permits, shutdown, |accepted| http::serve(accepted, Arc::clone(&options), Arc::clone(&rest))).await;
+}
+
+fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {
+    let mut router = tide::with_state(desk);
+    for route in ROUTES {
+        let endpoint = route.endpoint;
+        router.at(route.path).method(route.method, move |request| call(request, endpoint));
+    }
+    router
+}
+
+/// The endpoint as tide calls it. The answer travels as an extension of tide's response: there is nothing for it to parse or to add.
+async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide::Result {
+    let desk = Arc::clone(request.state());
+    let subject = SUBJECTS.iter().find_map(|name| request.param(name).ok()).unwrap_or_default().to_owned();
+    let inner: &mut tide::http::Request = request.as_mut();
+    let outcome = match inner.ext_mut().remove::<Asked>() {
+        Some(asked) => desk.answer(endpoint, Asked { subject, ..asked }).await,
+        None => Err(UNANSWERED),
+    };
+    let mut response = tide::Response::new(StatusCode::Ok);
+    response.insert_ext(outcome.unwrap_or_else(|refusal| desk.refused(refusal)));
+    Ok(response)
+}
+
+/// The parameters of paths other than the token; no path has two.
+const SUBJECTS: [&str; 3] = ["alias", "page", "mid"];
+/// The router and the table disagree: a fault of ours.
+const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
+
+/// The token of a request that has a route: the last segment of its path, or where that is `-`, the Authorization header's.
+fn token(head: &Head) -> Option<String> {
+    let segment = routes::token_segment(head.path());
+    if segment == "-" {
+        let (scheme, token) = head.header("authorization")?.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
+    }
+    percent_decode_str(segment).decode_utf8().ok().map(Into::into)
+}
+
+/// One line a request. Method and path are the table's words, so no token can be in them.
+fn log_answer(route: &Route, head: &Head, address: IpAddr, status: u16, began: Instant) {
+    if log::log_enabled!(log::Level::Debug) {
+        let ms = clock::mono().saturating_duration_since(began).as_millis();
+        log::debug!("rest method={} path={} status={status} address={address} ms={ms}", head.method(), route.masked());
+    }
+}

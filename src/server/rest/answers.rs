@@ -1,0 +1,227 @@
+//! What each endpoint answers (Protocol §10): from what the hub says to JSON, in exactly the members of the original and their order.
+//!
+//! It knows neither tokens nor headers: whoever comes here has been let in.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use crate::names::{Alias, Mid, Transport};
+use crate::protocol::decode;
+use crate::protocol::encode;
+use crate::protocol::frame::{Body, DoorKind, Reply};
+use crate::protocol::http::refusal::{HttpRefusal, status};
+use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::runtime::handle::Handle;
+use crate::server::rest::Ports;
+use crate::server::rest::page::Page;
+use crate::server::rest::routes::Endpoint;
+use crate::token::Claims;
+
+/// What all answers are made from.
+pub(super) struct Desk {
+    pub(super) handle: Handle,
+    pub(super) advertise_host: Option<String>,
+    pub(super) ports: Ports,
+    pub(super) first_page: u64,
+    pub(super) language: Language,
+}
+
+/// One request whose token is good.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// Who asks.
+    pub(super) address: IpAddr,
+    /// What the token says.
+    pub(super) claims: Arc<Claims>,
+    /// This machine's address as the asker reached it; none if the asker has gone.
+    pub(super) local: Option<IpAddr>,
+    /// The segment before the token, still percent-encoded; of the alias, the page or the mid, whichever the path has.
+    pub(super) subject: String,
+    /// What follows the `?`.
+    pub(super) query: Option<String>,
+    /// The body.
+    pub(super) body: Vec<u8>,
+}
+
+/// A status and a body of JSON.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    #[serde(rename = "webSocketSize")]
+    web_socket: usize,
+    #[serde(rename = "channelSize")]
+    channel: usize,
+    #[serde(rename = "onlineAllSize")]
+    online_all: usize,
+    #[serde(rename = "socketIOSize")]
+    socket_io: usize,
+}
+
+#[derive(Serialize)]
+struct Servers<'a> {
+    service: Service,
+    host: &'a str,
+}
+
+/// The ports under the names of the original.
+#[derive(Serialize)]
+struct Service {
+    rest: u16,
+    #[serde(rename = "webSocket")]
+    websocket: u16,
+    socket: u16,
+    push: u16,
+}
+
+#[derive(Serialize)]
+struct AliasStatus<'a> {
+    list: Vec<&'a str>,
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct AliasPage<'a> {
+    total: usize,
+    list: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    mid: String,
+    list: Vec<ReportedDelivery<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReportedDelivery<'a> {
+    alias: &'a str,
+    state: &'static str,
+    at: u64,
+}
+
+#[derive(Serialize)]
+struct Recalled {
+    mid: String,
+    recalled: usize,
+}
+
+impl Desk {
+    /// Answers a request to `endpoint`.
+    ///
+    /// # Errors
+    /// The refusal, with its status.
+    pub(super) async fn answer(&self, endpoint: Endpoint, asked: Asked) -> Result<Answered, HttpRefusal> {
+        let body = match endpoint {
+            Endpoint::Push => return Ok(self.push(asked).await),
+            Endpoint::Info => self.info(&asked),
+            Endpoint::Servers => self.servers(&asked),
+            Endpoint::Status => self.status(&asked)?,
+            Endpoint::Channels => self.online(&asked, Transport::Tcp)?,
+            Endpoint::SocketIos => self.online(&asked, Transport::SocketIo)?,
+            Endpoint::Report => self.report(mid(&asked)?).await?,
+            Endpoint::Recall => self.recall(mid(&asked)?).await?,
+        };
+        Ok(Answered { status: 200, body })
+    }
+
+    /// A refusal as the error frame.
+    pub(super) fn refused(&self, refusal: HttpRefusal) -> Answered {
+        let mut body = Vec::new();
+        encode::reply(&Reply::Error { refusal: refusal.refusal, num: None }, self.language, &mut body);
+        Answered { status: refusal.status, body }
+    }
+
+    /// One frame. The hub answers also those that are refused, so that it counts them.
+    async fn push(&self, asked: Asked) -> Answered {
+        let mut request = decode::request(&asked.body);
+        let is_served = match &request.body {
+            Body::Publish(_) | Body::Refused(_) => true,
+            Body::Door(frame) => frame.kind == DoorKind::Open,
+            _ => false,
+        };
+        if !is_served {
+            request.body = Body::Refused(Refusal::new(Code::UnknownType, "t"));
+        }
+        let reply = self.handle.request(asked.address, asked.claims, request).await;
+        let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
+        let mut body = Vec::new();
+        encode::reply(&reply, self.language, &mut body);
+        Answered { status, body }
+    }
+
+    fn info(&self, asked: &Asked) -> Vec<u8> {
+        let sizes = self.handle.sizes();
+        let counts =
+            Counts { web_socket: sizes.web_socket, channel: sizes.channel, online_all: sizes.online_all, socket_io: sizes.socket_io };
+        json(&BTreeMap::from([(self.host(asked.local), counts)]))
+    }
+
+    fn servers(&self, asked: &Asked) -> Vec<u8> {
+        let Ports { rest, websocket, socketio, tcp } = self.ports;
+        let service = Service { rest, websocket, socket: socketio, push: tcp };
+        json(&Servers { service, host: &self.host(asked.local) })
+    }
+
+    /// The name of this server for its clients.
+    fn host(&self, local: Option<IpAddr>) -> String {
+        match (&self.advertise_host, local) {
+            (Some(host), _) => host.clone(),
+            (None, Some(address)) => address.to_string(),
+            // The asker has gone: nobody reads it.
+            (None, None) => String::new(),
+        }
+    }
+
+    fn status(&self, asked: &Asked) -> Result<Vec<u8>, HttpRefusal> {
+        const BAD_ALIAS: HttpRefusal = HttpRefusal::new(Code::BadField, "alias");
+        let text = percent_decode_str(&asked.subject).decode_utf8().map_err(|_| BAD_ALIAS)?;
+        let alias = Alias::new(&text).map_err(|_| BAD_ALIAS)?;
+        let (topics, is_online) = self.handle.alias_status(&alias);
+        let list = topics.iter().map(|topic| topic.as_str()).collect();
+        Ok(json(&AliasStatus { list, status: if is_online { "online" } else { "offline" } }))
+    }
+
+    fn online(&self, asked: &Asked, transport: Transport) -> Result<Vec<u8>, HttpRefusal> {
+        let page = Page::read(&asked.subject, asked.query.as_deref(), self.first_page)?;
+        let (total, aliases) = self.handle.online(transport, page.from, page.size);
+        Ok(json(&AliasPage { total, list: aliases.iter().map(Alias::as_str).collect() }))
+    }
+
+    /// What became of a message: its report if one is kept, else who is still owed it.
+    async fn report(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
+        // What was acknowledged just now is shown: the report is read from the store.
+        self.handle.settle().await;
+        let kept = self.handle.report(mid).await.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
+        let lines = if kept.is_empty() { self.handle.waiting_for(mid) } else { kept };
+        if lines.is_empty() {
+            return Err(UNKNOWN_MID);
+        }
+        let list = lines.iter().map(|line| ReportedDelivery { alias: line.alias.as_str(), state: line.state.as_str(), at: line.at });
+        Ok(json(&Report { mid: mid.to_string(), list: list.collect() }))
+    }
+
+    async fn recall(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
+        let recalled = self.handle.recall(mid).ok_or(UNKNOWN_MID)?;
+        // With the disk in order what is recalled stays so, also if the power fails after the answer.
+        self.handle.settle().await;
+        Ok(json(&Recalled { mid: mid.to_string(), recalled }))
+    }
+}
+
+const UNKNOWN_MID: HttpRefusal = HttpRefusal::new(Code::NotFound, "mid");
+
+fn mid(asked: &Asked) -> Result<Mid, HttpRefusal> {
+    Mid::parse(&asked.subject).ok_or(HttpRefusal::new(Code::BadField, "mid"))
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("a Vec takes every write, and all keys are strings")
+}

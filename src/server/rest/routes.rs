@@ -1,0 +1,164 @@
+//! Which paths and methods there are (Protocol §10): the one table that both the look at a head and the router go by.
+//!
+//! It knows no token and no answer. Paths are matched as they were sent, still percent-encoded, so that a `%2F` stays in its segment.
+
+use tide::http::Method;
+
+/// What is asked of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// Frames 6 and 8.
+    Push,
+    /// The counts.
+    Info,
+    /// Where the ports are.
+    Servers,
+    /// One alias: its topics, and whether it is online.
+    Status,
+    /// The aliases online over TCP.
+    Channels,
+    /// The aliases online over Socket.IO.
+    SocketIos,
+    /// What became of a message.
+    Report,
+    /// Ends what a message is still owed to.
+    Recall,
+}
+
+/// One path under one method.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// The method; GET answers HEAD as well.
+    pub(super) method: Method,
+    /// The path; a segment that begins with `:` stands for any that is not empty. The last is the token.
+    pub(super) path: &'static str,
+    /// What is asked.
+    pub(super) endpoint: Endpoint,
+}
+
+/// Why no route is found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// There is no such path.
+    Path,
+    /// The path has other methods: the value of `Allow`.
+    Method(String),
+}
+
+/// All routes.
+pub(super) const ROUTES: [Route; 8] = [
+    route(Method::Post, "/push/:token", Endpoint::Push),
+    route(Method::Get, "/info/:token", Endpoint::Info),
+    route(Method::Get, "/info/servers/:token", Endpoint::Servers),
+    route(Method::Get, "/info/status/:alias/:token", Endpoint::Status),
+    route(Method::Get, "/info/allChannelAlias/:page/:token", Endpoint::Channels),
+    route(Method::Get, "/info/allSocketIOAlias/:page/:token", Endpoint::SocketIos),
+    route(Method::Get, "/info/message/:mid/:token", Endpoint::Report),
+    route(Method::Delete, "/info/message/:mid/:token", Endpoint::Recall),
+];
+
+const fn route(method: Method, path: &'static str, endpoint: Endpoint) -> Route {
+    Route { method, path, endpoint }
+}
+
+impl Route {
+    /// The path for the log: its pattern, the token masked. What the client put into the segments is not in it, for a client that
+    /// mixes them up puts its token anywhere.
+    pub(super) fn masked(&self) -> String {
+        self.path.replace(":token", "…")
+    }
+
+    fn has_path(&self, path: &str) -> bool {
+        let mut segments = path.split('/');
+        let all_match = self.path.split('/').all(|pattern| match segments.next() {
+            Some(segment) if pattern.starts_with(':') => !segment.is_empty(),
+            Some(segment) => segment == pattern,
+            None => false,
+        });
+        all_match && segments.next().is_none()
+    }
+
+    /// Its methods as `Allow` lists them.
+    fn allowed(&self) -> &str {
+        if self.method == Method::Get { "GET, HEAD" } else { self.method.as_ref() }
+    }
+}
+
+/// The route of a request. Methods are case-sensitive; HEAD is looked up as GET.
+pub(super) fn find(method: &str, path: &str) -> Result<&'static Route, Miss> {
+    static TABLE: [Route; 8] = ROUTES;
+    let method = if method == "HEAD" { "GET" } else { method };
+    let matching: Vec<&'static Route> = TABLE.iter().filter(|route| route.has_path(path)).collect();
+    if let Some(route) = matching.iter().find(|route| route.method.as_ref() == method) {
+        return Ok(route);
+    }
+    let allowed: Vec<&str> = matching.iter().map(|route| route.allowed()).collect();
+    Err(if allowed.is_empty() { Miss::Path } else { Miss::Method(allowed.join(", ")) })
+}
+
+/// The last segment of a path that has a route: its token, as sent.
+pub(super) fn token_segment(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_finds_itself_and_ends_in_a_token() {
+        for route in &ROUTES {
+            assert!(route.path.ends_with("/:token"), "{route:?}");
+            let path = route.path.replace(':', "");
+            assert_eq!(find(route.method.as_ref(), &path).unwrap().endpoint, route.endpoint);
+            assert_eq!(token_segment(&path), "token");
+        }
+    }
+
+    #[test]
+    fn paths_are_told_apart_by_their_segments() {
+        for (path, endpoint) in [
+            ("/info/servers", Endpoint::Info),
+            ("/info/servers/-", Endpoint::Servers),
+            ("/info/status/servers/t", Endpoint::Status),
+            ("/info/status/a%2Fb/t", Endpoint::Status),
+            ("/info/message/message/message", Endpoint::Report),
+            ("/info/allChannelAlias/1/t", Endpoint::Channels),
+            ("/info/allSocketIOAlias/1/t", Endpoint::SocketIos),
+        ] {
+            assert_eq!(find("GET", path).unwrap().endpoint, endpoint, "{path}");
+            assert_eq!(find("HEAD", path).unwrap().endpoint, endpoint, "{path}");
+        }
+    }
+
+    #[test]
+    fn unknown_paths_are_a_miss_whatever_the_method() {
+        for path in
+            ["/", "/push", "/push/", "/push/t/", "//push/t", "/push//t", "/Push/t", "/info//t", "/info/status//t", "/info/status/a/b/t"]
+        {
+            for method in ["GET", "POST", "DELETE", "BREW"] {
+                assert_eq!(find(method, path).err(), Some(Miss::Path), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_which_ones_there_are() {
+        for (method, path, allowed) in [
+            ("GET", "/push/t", "POST"),
+            ("HEAD", "/push/t", "POST"),
+            ("post", "/push/t", "POST"),
+            ("POST", "/info/t", "GET, HEAD"),
+            ("OPTIONS", "/info/servers/t", "GET, HEAD"),
+            ("PUT", "/info/message/1/t", "GET, HEAD, DELETE"),
+        ] {
+            assert_eq!(find(method, path).err(), Some(Miss::Method(allowed.into())), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_client_sent_is_in_the_masked_path() {
+        assert_eq!(find("POST", "/push/secret").unwrap().masked(), "/push/…");
+        assert_eq!(find("GET", "/info/status/secret/alias").unwrap().masked(), "/info/status/:alias/…");
+    }
+}
