@@ -27,7 +27,9 @@ use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
 use crate::runtime::shutdown::{ShutdownSignal, shutdown};
 use crate::server::gate::Gate;
+use crate::server::http;
 use crate::server::listener::{ConnectionLimits, Listener, Permits, raise_descriptor_limit};
+use crate::server::rest::{self, Ports, Rest, RestOptions};
 use crate::server::tcp::TcpServer;
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
@@ -100,9 +102,11 @@ fn run(config: Config) -> Result<(), Fault> {
     let permits = Permits::new(limits);
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), config.auth_devices, config.trusted_proxies.clone()));
     let tcp = listen(&config, "tcp.port", config.tcp_port)?;
-    let addresses = Addresses { tcp: tcp.local_addr() };
+    let rest = listen(&config, "rest.port", config.rest_port)?;
+    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
     serve_tcp(tcp, &permits, &signal, server);
+    serve_rest(rest, &permits, &signal, rest_options(&config, &addresses, handle.clone(), gate));
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
     watch_keyring(Arc::clone(&keyring), handle.clone());
     announce(&config, &addresses, is_first_start.then_some(&*keyring));
@@ -176,6 +180,7 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
 /// The addresses that were bound.
 struct Addresses {
     tcp: SocketAddr,
+    rest: SocketAddr,
 }
 
 fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fault> {
@@ -192,6 +197,26 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
         };
         listener.run(permits, signal, serve).await;
     });
+}
+
+fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Arc<Gate>) -> RestOptions {
+    let ports =
+        Ports { rest: addresses.rest.port(), websocket: config.websocket_port, socketio: config.socketio_port, tcp: addresses.tcp.port() };
+    RestOptions {
+        handle,
+        gate,
+        advertise_host: config.advertise_host.clone(),
+        ports,
+        first_page: config.rest_first_page,
+        error_status: config.rest_error_status,
+        frame_max: config.limits.frame,
+        language: config.language,
+    }
+}
+
+fn serve_rest(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, options: RestOptions) {
+    let (permits, terms) = (Arc::clone(permits), Arc::new(http::Options::new(signal.clone())));
+    async_std::task::spawn(rest::serve(listener, permits, terms, Arc::new(Rest::new(options))));
 }
 
 /// Looks at the key and the revoked labels, on a thread of its own since a slow disk would hold it up, and ends the links whose
@@ -215,6 +240,7 @@ fn watch_keyring(keyring: Arc<Keyring>, handle: Handle) {
 fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
     let mut text = format!("Porter {} is ready.\n", env!("CARGO_PKG_VERSION"));
     text += &format!("  controllers   tcp://{}\n", addresses.tcp);
+    text += &format!("  management    http://{}\n", addresses.rest);
     if let Some(keyring) = first {
         text += &first_token(keyring, &config.data_dir);
     }
