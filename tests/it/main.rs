@@ -5,5 +5,6 @@
 
 mod clients;
 mod porter;
+mod rest;
 mod tcp;
 mod tidy;
