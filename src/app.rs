@@ -38,6 +38,7 @@ use crate::token::{Claims, Role};
 const FIRST_LABEL: &str = "first-start";
 /// Of the time that ending may take, what is left to commit and to close the store.
 const FINISH_WAIT: Duration = Duration::from_secs(3);
+const STATUS_LOGGED_EVERY: Duration = Duration::from_secs(3_600);
 /// Panics that are logged; a panic that repeats would fill the disk.
 const PANICS_LOGGED_MAX: usize = 100;
 
@@ -105,6 +106,7 @@ fn run(config: Config) -> Result<(), Fault> {
     let rest = listen(&config, "rest.port", config.rest_port)?;
     let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
+    log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server));
     serve_tcp(tcp, &permits, &signal, server);
     serve_rest(rest, &permits, &signal, rest_options(&config, &addresses, handle.clone(), gate));
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
@@ -219,16 +221,51 @@ fn serve_rest(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSigna
     async_std::task::spawn(rest::serve(listener, permits, terms, Arc::new(Rest::new(options))));
 }
 
+/// Once an hour a line in the log by which an installer sees how the site does.
+fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>) {
+    async_std::task::spawn(async move {
+        loop {
+            async_std::task::sleep(STATUS_LOGGED_EVERY).await;
+            let (load, count, outboxes) = (handle.load(), handle.counters(), handle.outboxes());
+            log::info!(
+                "status connections={} links={} aliases={} deliveries_waiting={} bytes_waiting={} store={:?} publishes={} deliveries={} \
+                 acknowledged={} expired={} dropped={} recalled={} lost={} openings={} stale_openings={} congested={} outbox_bytes={} notices_dropped={} \
+                 commits={} failed_commits={} http_on_tcp={}",
+                permits.open_connections(),
+                load.links,
+                load.aliases,
+                load.deliveries,
+                load.bodies,
+                load.health,
+                count.publishes,
+                count.deliveries,
+                count.acknowledged,
+                count.expired,
+                count.dropped,
+                count.recalled,
+                count.lost,
+                count.openings,
+                count.stale_door_frames + outboxes.stale,
+                count.congested,
+                outboxes.held,
+                outboxes.dropped,
+                count.commits,
+                count.failed_commits,
+                tcp.http_closed(),
+            );
+        }
+    });
+}
+
 /// Looks at the key and the revoked labels, on a thread of its own since a slow disk would hold it up, and ends the links whose
 /// token is no longer good (Protocol §11).
 fn watch_keyring(keyring: Arc<Keyring>, handle: Handle) {
     let watch = move || {
         loop {
             std::thread::sleep(TOKENS_LOOKED_AT_EVERY);
-            if keyring.reload_if_changed() {
-                let now_s = handle.token_time_s();
-                handle.end_void(|claims| keyring.recheck(claims, now_s).is_err());
-            }
+            keyring.reload_if_changed();
+            let now_s = handle.token_time_s();
+            handle.end_void(|claims| keyring.recheck(claims, now_s).is_err());
         }
     };
     if let Err(error) = std::thread::Builder::new().name("keyring".into()).spawn(watch) {

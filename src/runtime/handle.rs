@@ -29,6 +29,17 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
+/// What all outboxes hold and have left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxCounts {
+    /// Bytes that sockets have not taken.
+    pub held: usize,
+    /// Openings that grew too old.
+    pub stale: u64,
+    /// Door frames and notices for which there was no room.
+    pub dropped: u64,
+}
+
 /// A TCP link; dropping it tells the hub that it is gone.
 pub struct TcpLink {
     shared: Arc<Shared>,
@@ -161,6 +172,14 @@ impl Handle {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.shared.core().hub.counters().clone()
+    }
+
+    /// What all outboxes hold and have left out.
+    #[must_use]
+    pub fn outboxes(&self) -> OutboxCounts {
+        let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        let bounds = &self.shared.bounds;
+        OutboxCounts { held: read(&bounds.held), stale: read(&bounds.stale) as u64, dropped: read(&bounds.dropped) as u64 }
     }
 
     /// The topics of an alias, sorted, and whether it is online.

@@ -132,8 +132,7 @@ fn info_counts_who_is_online_and_tells_where_to_connect() {
     let expected = json!({"porter.example": {"webSocketSize": 0, "channelSize": 2, "onlineAllSize": 1, "socketIOSize": 0}});
     site.await_body("/info", &expected);
     let (rest, tcp) = (site.porter.rest.port(), site.porter.tcp.port());
-    let expected =
-        format!(r#"{{"service":{{"rest":{rest},"webSocket":9001,"socket":9906,"push":{tcp}}},"host":"porter.example"}}"#);
+    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":9001,"socket":9906,"push":{tcp}}},"host":"porter.example"}}"#);
     assert_eq!(site.get("/info/servers").body, expected);
 }
 
@@ -239,7 +238,10 @@ fn a_message_without_receipt_is_reported_while_it_waits_only() {
     let site = Site::start(&[]);
     let mid = site.push(r#"{"t":6,"method":"publish_to_alias","alias":"away","msg":1}"#).json()["mid"].as_str().unwrap().to_owned();
     let report = site.get(&format!("/info/message/{mid}")).json();
-    assert_eq!((&report["mid"], &report["list"][0]["alias"], &report["list"][0]["state"]), (&json!(mid), &json!("away"), &json!("waiting")));
+    assert_eq!(
+        (&report["mid"], &report["list"][0]["alias"], &report["list"][0]["state"]),
+        (&json!(mid), &json!("away"), &json!("waiting"))
+    );
     let mut away = Client::bound(site.porter.tcp, "away");
     away.json();
     away.acknowledge(&mid);
