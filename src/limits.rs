@@ -58,6 +58,10 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
 pub const REPORTS_MAX: usize = 100_000;
 /// Messages with time_to_live 0 that are remembered for their acknowledgements (Protocol §4 bounds their time, this their number).
 pub const LIVE_ONLY_REMEMBERED_MAX: usize = 100_000;
+/// Names in one page of a list over REST where the request does not say how many (Protocol §10).
+pub const LIST_PAGE_DEFAULT: usize = 100;
+/// Names that one page of a list over REST may have (Protocol §10).
+pub const LIST_PAGE_MAX: usize = 1_000;
 /// Bytes of an HTTP head (G1).
 pub const HTTP_HEAD_BYTES_MAX: usize = 8 << 10;
 /// Headers of an HTTP head (G1).

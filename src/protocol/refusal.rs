@@ -198,6 +198,9 @@ const fn rule(field: &str, language: Language) -> Option<&'static str> {
         b"opts.receipt" | b"ok" => ("须为 true 或 false", "must be true or false"),
         b"reason" => ("须为最多 1 KiB 的字符串", "must be a string of at most 1 KiB"),
         b"token" => ("须为字符串", "must be a string"),
+        b"page" => ("须为不小于首页页码的整数", "must be a whole number, the first page's or above"),
+        b"size" => ("须为 1 至 1000 的整数", "must be a whole number from 1 to 1000"),
+        b"HTTP method" => ("此路径不支持该方法，见 Allow 头", "the path has no such method; see the Allow header"),
         _ => return None,
     };
     match language {
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn bounds_named_in_texts_are_the_real_ones() {
         use crate::limits::{IDEMPOTENCY_KEY_BYTES_MAX, INFO_BYTES_MAX, NAME_BYTES_MAX, NAMES_PER_FRAME_MAX};
-        use crate::limits::{NUM_BYTES_MAX, REASON_BYTES_MAX, TIME_TO_LIVE_MAX_S};
+        use crate::limits::{LIST_PAGE_MAX, NUM_BYTES_MAX, REASON_BYTES_MAX, TIME_TO_LIVE_MAX_S};
         let kib = |bytes: usize| format!("{} KiB", bytes >> 10);
         let bounds = [
             ("alias", NAME_BYTES_MAX.to_string()),
@@ -263,6 +266,7 @@ mod tests {
             ("info", kib(INFO_BYTES_MAX)),
             ("num", kib(NUM_BYTES_MAX)),
             ("reason", kib(REASON_BYTES_MAX)),
+            ("size", LIST_PAGE_MAX.to_string()),
         ];
         for (field, bound) in bounds {
             for language in LANGUAGES {

@@ -155,7 +155,7 @@ impl Service for Rest {
         let answered = match checked {
             Ok(claims) => {
                 let query = head.query().map(Into::into);
-                let asked = Asked { address, claims: Arc::new(claims), local, subject: String::new(), query, body };
+                let asked = Asked { address, claims: Arc::new(claims), local, query, body };
                 self.route(route, asked, head.path()).await
             }
             Err(refusal) => self.desk.refused(refusal),
@@ -178,20 +178,20 @@ pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http:
 
 fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {
     let mut router = tide::with_state(desk);
-    for route in ROUTES {
+    for route in &ROUTES {
         let endpoint = route.endpoint;
         router.at(route.path).method(route.method, move |request| call(request, endpoint));
     }
     router
 }
 
-/// The endpoint as tide calls it. The answer travels as an extension of tide's response: there is nothing for it to parse or to add.
+/// The endpoint as tide calls it. Request and answer travel as extensions of tide's: there is nothing for it to parse or to add.
 async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide::Result {
     let desk = Arc::clone(request.state());
     let subject = SUBJECTS.iter().find_map(|name| request.param(name).ok()).unwrap_or_default().to_owned();
     let inner: &mut tide::http::Request = request.as_mut();
     let outcome = match inner.ext_mut().remove::<Asked>() {
-        Some(asked) => desk.answer(endpoint, Asked { subject, ..asked }).await,
+        Some(asked) => desk.answer(endpoint, &subject, asked).await,
         None => Err(UNANSWERED),
     };
     let mut response = tide::Response::new(StatusCode::Ok);
@@ -219,5 +219,35 @@ fn log_answer(route: &Route, head: &Head, address: IpAddr, status: u16, began: I
     if log::log_enabled!(log::Level::Debug) {
         let ms = clock::mono().saturating_duration_since(began).as_millis();
         log::debug!("rest method={} path={} status={status} address={address} ms={ms}", head.method(), route.masked());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::http::Decoder;
+
+    fn token_of(head: &str) -> Option<String> {
+        let mut decoder = Decoder::new();
+        decoder.push(format!("{head}\r\nHost: a\r\n\r\n").as_bytes());
+        token(&decoder.next_head().unwrap().unwrap())
+    }
+
+    #[test]
+    fn the_token_is_the_last_segment() {
+        assert_eq!(token_of("GET /info/abc HTTP/1.1").as_deref(), Some("abc"));
+        assert_eq!(token_of("GET /info/status/x/abc?size=1 HTTP/1.1").as_deref(), Some("abc"));
+        assert_eq!(token_of("GET /info/a%2Fb%20c HTTP/1.1").as_deref(), Some("a/b c"));
+        assert_eq!(token_of("GET /info/%ff HTTP/1.1"), None);
+    }
+
+    #[test]
+    fn the_header_counts_only_where_the_path_has_a_dash() {
+        assert_eq!(token_of("GET /info/- HTTP/1.1\r\nAuthorization: Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(token_of("GET /info/- HTTP/1.1\r\nauthorization: BEARER   abc").as_deref(), Some("abc"));
+        assert_eq!(token_of("GET /info/xyz HTTP/1.1\r\nAuthorization: Bearer abc").as_deref(), Some("xyz"));
+        for none in ["X: y", "Authorization: abc", "Authorization: Basic abc", "Authorization:"] {
+            assert_eq!(token_of(&format!("GET /info/- HTTP/1.1\r\n{none}")), None, "{none}");
+        }
     }
 }

@@ -39,8 +39,6 @@ pub(super) struct Asked {
     pub(super) claims: Arc<Claims>,
     /// This machine's address as the asker reached it; none if the asker has gone.
     pub(super) local: Option<IpAddr>,
-    /// The segment before the token, still percent-encoded; of the alias, the page or the mid, whichever the path has.
-    pub(super) subject: String,
     /// What follows the `?`.
     pub(super) query: Option<String>,
     /// The body.
@@ -114,20 +112,21 @@ struct Recalled {
 }
 
 impl Desk {
-    /// Answers a request to `endpoint`.
+    /// Answers a request to `endpoint`. `subject` is the alias, the page or the mid in the path, still percent-encoded; empty where
+    /// the path has none.
     ///
     /// # Errors
     /// The refusal, with its status.
-    pub(super) async fn answer(&self, endpoint: Endpoint, asked: Asked) -> Result<Answered, HttpRefusal> {
+    pub(super) async fn answer(&self, endpoint: Endpoint, subject: &str, asked: Asked) -> Result<Answered, HttpRefusal> {
         let body = match endpoint {
             Endpoint::Push => return Ok(self.push(asked).await),
             Endpoint::Info => self.info(&asked),
             Endpoint::Servers => self.servers(&asked),
-            Endpoint::Status => self.status(&asked)?,
-            Endpoint::Channels => self.online(&asked, Transport::Tcp)?,
-            Endpoint::SocketIos => self.online(&asked, Transport::SocketIo)?,
-            Endpoint::Report => self.report(mid(&asked)?).await?,
-            Endpoint::Recall => self.recall(mid(&asked)?).await?,
+            Endpoint::Status => self.status(subject)?,
+            Endpoint::Channels => self.online(subject, &asked, Transport::Tcp)?,
+            Endpoint::SocketIos => self.online(subject, &asked, Transport::SocketIo)?,
+            Endpoint::Report => self.report(mid(subject)?).await?,
+            Endpoint::Recall => self.recall(mid(subject)?).await?,
         };
         Ok(Answered { status: 200, body })
     }
@@ -161,36 +160,26 @@ impl Desk {
         let sizes = self.handle.sizes();
         let counts =
             Counts { web_socket: sizes.web_socket, channel: sizes.channel, online_all: sizes.online_all, socket_io: sizes.socket_io };
-        json(&BTreeMap::from([(self.host(asked.local), counts)]))
+        json(&BTreeMap::from([(host(self.advertise_host.as_deref(), asked.local), counts)]))
     }
 
     fn servers(&self, asked: &Asked) -> Vec<u8> {
         let Ports { rest, websocket, socketio, tcp } = self.ports;
         let service = Service { rest, websocket, socket: socketio, push: tcp };
-        json(&Servers { service, host: &self.host(asked.local) })
+        json(&Servers { service, host: &host(self.advertise_host.as_deref(), asked.local) })
     }
 
-    /// The name of this server for its clients.
-    fn host(&self, local: Option<IpAddr>) -> String {
-        match (&self.advertise_host, local) {
-            (Some(host), _) => host.clone(),
-            (None, Some(address)) => address.to_string(),
-            // The asker has gone: nobody reads it.
-            (None, None) => String::new(),
-        }
-    }
-
-    fn status(&self, asked: &Asked) -> Result<Vec<u8>, HttpRefusal> {
+    fn status(&self, subject: &str) -> Result<Vec<u8>, HttpRefusal> {
         const BAD_ALIAS: HttpRefusal = HttpRefusal::new(Code::BadField, "alias");
-        let text = percent_decode_str(&asked.subject).decode_utf8().map_err(|_| BAD_ALIAS)?;
+        let text = percent_decode_str(subject).decode_utf8().map_err(|_| BAD_ALIAS)?;
         let alias = Alias::new(&text).map_err(|_| BAD_ALIAS)?;
         let (topics, is_online) = self.handle.alias_status(&alias);
         let list = topics.iter().map(|topic| topic.as_str()).collect();
         Ok(json(&AliasStatus { list, status: if is_online { "online" } else { "offline" } }))
     }
 
-    fn online(&self, asked: &Asked, transport: Transport) -> Result<Vec<u8>, HttpRefusal> {
-        let page = Page::read(&asked.subject, asked.query.as_deref(), self.first_page)?;
+    fn online(&self, subject: &str, asked: &Asked, transport: Transport) -> Result<Vec<u8>, HttpRefusal> {
+        let page = Page::read(subject, asked.query.as_deref(), self.first_page)?;
         let (total, aliases) = self.handle.online(transport, page.from, page.size);
         Ok(json(&AliasPage { total, list: aliases.iter().map(Alias::as_str).collect() }))
     }
@@ -216,12 +205,55 @@ impl Desk {
     }
 }
 
+/// The name of this server for its clients. The one who asked has gone where `local` is none: nobody reads it then.
+fn host(advertised: Option<&str>, local: Option<IpAddr>) -> String {
+    match advertised {
+        Some(host) => host.to_owned(),
+        None => local.map(|address| address.to_string()).unwrap_or_default(),
+    }
+}
+
 const UNKNOWN_MID: HttpRefusal = HttpRefusal::new(Code::NotFound, "mid");
 
-fn mid(asked: &Asked) -> Result<Mid, HttpRefusal> {
-    Mid::parse(&asked.subject).ok_or(HttpRefusal::new(Code::BadField, "mid"))
+fn mid(subject: &str) -> Result<Mid, HttpRefusal> {
+    Mid::parse(subject).ok_or(HttpRefusal::new(Code::BadField, "mid"))
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("a Vec takes every write, and all keys are strings")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_the_advertised_one_else_the_address_that_was_reached() {
+        let local = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(host(Some("push.example.com"), local("10.0.0.215")), "push.example.com");
+        assert_eq!(host(None, local("10.0.0.215")), "10.0.0.215");
+        assert_eq!(host(None, local("fd00::1")), "fd00::1");
+        assert_eq!(host(None, None), "");
+    }
+
+    /// The original's examples, byte for byte but for its spaces.
+    #[test]
+    fn members_and_their_order_are_the_originals() {
+        let text = |body: Vec<u8>| String::from_utf8(body).unwrap();
+        let counts = Counts { web_socket: 0, channel: 0, online_all: 1, socket_io: 1 };
+        assert_eq!(
+            text(json(&BTreeMap::from([("10.0.0.214", counts)]))),
+            r#"{"10.0.0.214":{"webSocketSize":0,"channelSize":0,"onlineAllSize":1,"socketIOSize":1}}"#
+        );
+        let service = Service { rest: 9900, websocket: 9000, socket: 9906, push: 9800 };
+        assert_eq!(
+            text(json(&Servers { service, host: "10.0.0.215" })),
+            r#"{"service":{"rest":9900,"webSocket":9000,"socket":9906,"push":9800},"host":"10.0.0.215"}"#
+        );
+        assert_eq!(text(json(&AliasStatus { list: vec!["m_2", "c_2"], status: "online" })), r#"{"list":["m_2","c_2"],"status":"online"}"#);
+        assert_eq!(text(json(&AliasPage { total: 1, list: vec!["te\"st"] })), r#"{"total":1,"list":["te\"st"]}"#);
+        let list = vec![ReportedDelivery { alias: "门", state: "waiting", at: 5 }];
+        assert_eq!(text(json(&Report { mid: "7".into(), list })), r#"{"mid":"7","list":[{"alias":"门","state":"waiting","at":5}]}"#);
+        assert_eq!(text(json(&Recalled { mid: "7".into(), recalled: 2 })), r#"{"mid":"7","recalled":2}"#);
+    }
 }

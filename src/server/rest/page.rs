@@ -1,19 +1,15 @@
 //! Which part of a list a request asks for (Protocol §10). It knows no list.
 
+use crate::limits::{LIST_PAGE_DEFAULT, LIST_PAGE_MAX};
 use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::refusal::Code;
-
-/// Items of a page where `size` is not given.
-const SIZE_DEFAULT: usize = 100;
-/// Items of the largest page.
-const SIZE_MAX: usize = 1_000;
 
 /// A part of a list: `size` items from the one numbered `from` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Page {
     /// The first item, counted from 0. Far past the end for a page that is.
     pub(super) from: usize,
-    /// 1 to 1,000.
+    /// 1 to [`LIST_PAGE_MAX`].
     pub(super) size: usize,
 }
 
@@ -21,17 +17,17 @@ impl Page {
     /// Reads the page's number, counted from `first`, and `size` from the query; of several the last counts.
     ///
     /// # Errors
-    /// `bad_field`: `page` is below the first or not digits, `size` not from 1 to 1,000. A page past the end is none.
+    /// `bad_field`: `page` is below the first or not digits, `size` not from 1 to [`LIST_PAGE_MAX`]. A page past the end is none.
     pub(super) fn read(number: &str, query: Option<&str>, first: u64) -> Result<Page, HttpRefusal> {
         const BAD_PAGE: HttpRefusal = HttpRefusal::new(Code::BadField, "page");
         const BAD_SIZE: HttpRefusal = HttpRefusal::new(Code::BadField, "size");
         let before = digits(number).and_then(|number| number.checked_sub(first)).ok_or(BAD_PAGE)?;
-        let sizes = query.unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("size="));
-        let size = match sizes.last() {
-            None => SIZE_DEFAULT,
+        let mut sizes = query.unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("size="));
+        let size = match sizes.next_back() {
+            None => LIST_PAGE_DEFAULT,
             Some(text) => {
                 let size = digits(text).and_then(|size| usize::try_from(size).ok());
-                size.filter(|size| (1..=SIZE_MAX).contains(size)).ok_or(BAD_SIZE)?
+                size.filter(|size| (1..=LIST_PAGE_MAX).contains(size)).ok_or(BAD_SIZE)?
             }
         };
         let from = usize::try_from(before).unwrap_or(usize::MAX).saturating_mul(size);

@@ -46,7 +46,7 @@ pub(super) enum Miss {
 }
 
 /// All routes.
-pub(super) const ROUTES: [Route; 8] = [
+pub(super) static ROUTES: [Route; 8] = [
     route(Method::Post, "/push/:token", Endpoint::Push),
     route(Method::Get, "/info/:token", Endpoint::Info),
     route(Method::Get, "/info/servers/:token", Endpoint::Servers),
@@ -86,9 +86,8 @@ impl Route {
 
 /// The route of a request. Methods are case-sensitive; HEAD is looked up as GET.
 pub(super) fn find(method: &str, path: &str) -> Result<&'static Route, Miss> {
-    static TABLE: [Route; 8] = ROUTES;
     let method = if method == "HEAD" { "GET" } else { method };
-    let matching: Vec<&'static Route> = TABLE.iter().filter(|route| route.has_path(path)).collect();
+    let matching: Vec<&'static Route> = ROUTES.iter().filter(|route| route.has_path(path)).collect();
     if let Some(route) = matching.iter().find(|route| route.method.as_ref() == method) {
         return Ok(route);
     }
@@ -103,7 +102,85 @@ pub(super) fn token_segment(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tide::http::{Request, Response, StatusCode, Url};
+
     use super::*;
+    use crate::seeded::Seeded;
+
+    /// What the router makes of a path that was looked up: the endpoint's place in the table, and the segments it captured.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Routed(Endpoint, Option<String>);
+
+    fn router() -> tide::Server<()> {
+        let mut router = tide::new();
+        for route in &ROUTES {
+            let endpoint = route.endpoint;
+            router.at(route.path).method(route.method, move |request: tide::Request<()>| async move {
+                let subject = ["alias", "page", "mid"].iter().find_map(|name| request.param(name).ok()).map(Into::into);
+                let mut response = tide::Response::new(StatusCode::Ok);
+                response.insert_ext(Routed(endpoint, subject));
+                Ok(response)
+            });
+        }
+        router
+    }
+
+    #[test]
+    fn the_router_agrees_with_the_table_on_every_path() {
+        const SEGMENTS: [&str; 24] = [
+            "push",
+            "info",
+            "servers",
+            "status",
+            "message",
+            "allChannelAlias",
+            "allSocketIOAlias",
+            "",
+            "-",
+            "a%2Fb",
+            "%2f",
+            "%",
+            "|",
+            "\"",
+            "{}",
+            "'",
+            ";",
+            "a:b",
+            ":token",
+            "*",
+            "%E9%97%A8",
+            "~",
+            "a%20b",
+            "Push",
+        ];
+        let router = router();
+        let mut random = Seeded(7);
+        let mut found = 0;
+        for _ in 0..20_000 {
+            // Mostly the beginning of some route, or nearly nothing would be found.
+            let mut path = random.pick(&ROUTES).path.split(':').next().unwrap().trim_end_matches('/').to_owned();
+            for _ in 0..random.below(4) {
+                path = format!("{path}/{}", random.pick(&SEGMENTS));
+            }
+            let method = *random.pick(&[Method::Get, Method::Post, Method::Delete, Method::Put]);
+            let mut url = Url::parse("http://h/").unwrap();
+            url.set_path(&path);
+            let mut response: Response = async_std::task::block_on(router.respond(Request::new(method, url))).unwrap();
+            let routed = response.ext_mut().remove::<Routed>();
+            match find(method.as_ref(), &path) {
+                Ok(route) => {
+                    found += 1;
+                    let Some(Routed(endpoint, subject)) = routed else { panic!("{method} {path}") };
+                    assert_eq!(endpoint, route.endpoint, "{method} {path}");
+                    let sent = path.rsplit('/').nth(1).filter(|_| route.path.matches(':').count() == 2);
+                    let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+                    assert_eq!(subject.as_deref().map(decoded), sent.map(decoded), "{method} {path}");
+                }
+                Err(_) => assert_eq!(routed, None, "{method} {path}"),
+            }
+        }
+        assert!(found > 1_000, "only {found} paths were found");
+    }
 
     #[test]
     fn every_route_finds_itself_and_ends_in_a_token() {
