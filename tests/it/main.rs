@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test that can't go on has failed, and nobody imports it")]
 
 mod clients;
+mod crash;
 mod porter;
 mod rest;
+#[path = "../../src/seeded.rs"]
+#[allow(dead_code, reason = "the unit tests use the rest of it")]
+mod seeded;
 mod tcp;
 mod tidy;
