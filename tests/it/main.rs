@@ -5,6 +5,7 @@
 
 mod clients;
 mod crash;
+mod memory;
 mod porter;
 mod rest;
 #[path = "../../src/seeded.rs"]
