@@ -6,6 +6,8 @@
 mod clients;
 mod crash;
 mod disk;
+mod ledger;
+mod load;
 mod memory;
 mod porter;
 mod rest;
