@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use futures::AsyncRead;
 
@@ -58,39 +58,44 @@ impl TcpServer {
         let Accepted { stream, peer, permit: _permit } = accepted;
         let link = self.handle.open_tcp(stream, peer.ip());
         let mut reader = Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false };
-        while let Some(batch) = poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {
-            let last = !self.hand_over(&link, &mut reader, peer, batch).await;
-            if last {
-                break;
+        loop {
+            match poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {
+                Read::Batch(batch) => {
+                    if !self.hand_over(&link, &mut reader, peer, batch).await {
+                        break;
+                    }
+                }
+                Read::Finished => return link.finish().await,
+                Read::Closing => break,
+                Read::Broken => return,
             }
         }
-        if link.is_closing() {
-            drain(&link).await;
-        }
+        drain(&link).await;
     }
 
-    /// Reads until a batch of frames is there. `None`: the link is over.
-    fn poll_batch(&self, context: &mut std::task::Context<'_>, link: &TcpLink, reader: &mut Reader) -> Poll<Option<Batch>> {
+    /// Reads until a batch of frames is there, or no more can come.
+    fn poll_batch(&self, context: &mut Context<'_>, link: &TcpLink, reader: &mut Reader) -> Poll<Read> {
         if reader.used < reader.kept.len() {
-            return Poll::Ready(Some(reader.next_kept()));
+            return Poll::Ready(Read::Batch(reader.next_kept()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
                 let read = match Pin::new(&mut link.stream()).poll_read(context, scratch) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
                     Poll::Ready(Ok(read)) => read,
                 };
                 if link.is_closing() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Read::Closing);
                 }
                 let bytes = &scratch[..read];
                 if !reader.begun && self.is_http(reader, bytes) {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Read::Broken);
                 }
                 let batch = reader.take(bytes);
                 if !batch.frames.is_empty() {
-                    return Poll::Ready(Some(batch));
+                    return Poll::Ready(Read::Batch(batch));
                 }
             }
         })
@@ -118,24 +123,17 @@ impl TcpServer {
                 Err(refusal) => {
                     link.ready().await;
                     link.submit(vec![refused(refusal, frames.swap_remove(0))]);
-                    return self.await_end(link).await;
+                    link.closed().await;
+                    return false;
                 }
             }
         }
         link.ready().await;
         link.submit(frames);
         if overlong {
-            return self.await_end(link).await;
+            link.closed().await;
         }
-        true
-    }
-
-    /// The hub ends the link: waits until it has. Always false.
-    async fn await_end(&self, link: &TcpLink) -> bool {
-        while !link.is_closing() {
-            link.ready().await;
-        }
-        false
+        !overlong
     }
 }
 
@@ -159,6 +157,18 @@ async fn drain(link: &TcpLink) {
         })
     })
     .await;
+}
+
+/// What reading came to.
+enum Read {
+    /// Frames.
+    Batch(Batch),
+    /// The peer has closed its sending side.
+    Finished,
+    /// The hub has ended the link.
+    Closing,
+    /// The connection is broken, or not worth an answer.
+    Broken,
 }
 
 /// Frames that were read together.
