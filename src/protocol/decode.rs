@@ -734,7 +734,7 @@ mod tests {
     fn the_short_way_of_acknowledgements_agrees_with_the_long_one() {
         for frame in ["{\"t\":-5,\"mid\":\"7\"}", "{\"t\":-5,\"mid\":\"007\"}", "{\"t\":-5,\"mid\":\"99999999999999999999\"}"] {
             assert!(acknowledgement(frame.as_bytes()).is_some(), "{frame}");
-            assert_eq!(acknowledgement(frame.as_bytes()), Some(read(None, frame.as_bytes())), "{frame}");
+            assert_eq!(acknowledgement(frame.as_bytes()), Some(read(None, |_| true, frame.as_bytes())), "{frame}");
         }
         for frame in
             ["{\"t\":-5,\"mid\":\"7\" }", "{\"t\":-5,\"mid\":\"\"}", "{\"t\":-5,\"mid\":\"7\",\"num\":\"1\"}", "{\"t\":-5,\"mid\":\"7"]
