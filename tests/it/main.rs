@@ -10,7 +10,12 @@
 )]
 
 mod clients;
+mod crash;
+mod memory;
 mod porter;
 mod rest;
+#[path = "../../src/seeded.rs"]
+#[allow(dead_code, reason = "the unit tests use the rest of it")]
+mod seeded;
 mod tcp;
 mod tidy;
