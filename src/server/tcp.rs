@@ -27,6 +27,9 @@ const SCRATCH_BYTES: usize = 64 << 10;
 /// Bytes of a closed link that are read and thrown away, so that its peer sees the error and no reset (G8).
 const DRAIN_BYTES_MAX: usize = 64 << 10;
 
+/// A method of 16 letters and the space behind it: what must have come to tell an HTTP request.
+const METHOD_BYTES_MAX: usize = 17;
+
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
 }
@@ -101,10 +104,12 @@ impl TcpServer {
         })
     }
 
-    /// An HTTP request to this port is closed unanswered (Protocol §6).
+    /// An HTTP request to this port is closed unanswered (Protocol §6), however its first bytes were cut into packets.
     fn is_http(&self, reader: &mut Reader, bytes: &[u8]) -> bool {
-        reader.begun = true;
-        let is_http = line::is_http(bytes);
+        let begin = reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX);
+        let begin: Vec<u8> = begin.collect();
+        reader.begun = begin.len() == METHOD_BYTES_MAX || begin.contains(&b'\n');
+        let is_http = line::is_http(&begin);
         if is_http {
             self.http_closed.fetch_add(1, Ordering::Relaxed);
         }
@@ -184,7 +189,7 @@ struct Reader {
     /// Bytes read beyond the last batch; empty while idle.
     kept: Vec<u8>,
     used: usize,
-    /// The first bytes have been looked at.
+    /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.
     admitted: bool,

@@ -31,3 +31,20 @@ fn frames_sent_before_a_half_close_are_all_answered() {
     assert_eq!(guard.json()["t"], -6);
     guard.expect_end();
 }
+
+#[test]
+fn an_http_request_is_closed_unanswered_however_it_is_cut() {
+    let folder = Folder::new();
+    let porter = Porter::start(&folder);
+    for pieces in [&["GET / HTTP/1.1\r\n"][..], &["PO", "ST /x HTTP/1.1\r\n\r\n{\"t\":7}\n"]] {
+        let mut client = Client::connect(porter.tcp);
+        for piece in pieces {
+            client.send_bytes(piece.as_bytes());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        client.expect_end();
+    }
+    let mut upper = Client::connect(porter.tcp);
+    upper.send("GETX");
+    assert_eq!(upper.json()["code"], "bad_json");
+}
