@@ -40,8 +40,8 @@ pub(super) struct Link {
     /// Everything owed up to here was pushed to it.
     pub cursor: Mid,
     pub flow: Flow,
-    /// Renewed by each connect: a page asked for before is stale.
-    pub generation: u32,
+    /// It stands in one of the queues of `catch_up`, once.
+    pub queued: bool,
     /// Moving mean of the time its acknowledgements take, µs.
     pub ack_mean: u32,
     /// Messages in a row whose grace it let pass.
@@ -114,7 +114,7 @@ impl Link {
             heard: now,
             cursor: Mid::ZERO,
             flow: Flow::Level,
-            generation: 0,
+            queued: false,
             ack_mean: 0,
             missed: 0,
             unanswered: 0,

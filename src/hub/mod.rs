@@ -203,7 +203,7 @@ impl Hub {
             Input::Finished(link) => self.finish(link, fx),
             Input::Gone(link) => self.end_link(link),
             Input::Congested { link, from } => self.congested(link, from),
-            Input::Drained(link) => self.drained(link, fx),
+            Input::Drained(link) => self.drained(link),
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
             Input::Page { ticket, messages } => self.page(ticket, messages, fx),
             Input::Block(end) => self.mids.extend(end),
@@ -221,10 +221,11 @@ impl Hub {
         self.now = now;
         if self.fan_out.is_some() {
             self.fan_out_slice(fx);
-        } else if let Some(link) = self.deferred.pop_front() {
+            return;
+        }
+        self.advance_ready(fx);
+        if let Some(link) = self.deferred.pop_front() {
             self.run_backlog(link, fx);
-        } else {
-            self.advance_ready(fx);
         }
     }
 

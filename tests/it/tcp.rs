@@ -40,6 +40,7 @@ fn an_http_request_is_closed_unanswered_however_it_is_cut() {
         let mut client = Client::connect(porter.tcp);
         for piece in pieces {
             client.send_bytes(piece.as_bytes());
+            // So that the pieces are mostly read apart; read together they must be known just as well.
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         client.expect_end();
