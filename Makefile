@@ -6,7 +6,8 @@ DATA := data
 # The token that `make run` shows; the same each time, for as long as its label is not revoked.
 RUN_TOKEN := token new --role manage --label make-run --data-dir $(DATA)
 
-.PHONY: run test build set-up clean
+
+.PHONY: run test bench build set-up clean
 
 run: build
 	@echo "A management token for this data folder:"
@@ -19,6 +20,10 @@ build:
 
 test: set-up
 	@tests/run
+
+# Messages and deliveries a second, one JSON line a job; wants a quiet machine with two cores.
+bench: build
+	@benches/run
 
 # What a fresh Debian lacks; a tool that can't be had is an error.
 set-up:

@@ -37,8 +37,10 @@ pub(super) struct AliasEntry {
     pub sessions: Vec<LinkId>,
     /// Sorted.
     pub topics: Vec<TopicKey>,
-    /// The mids it is owed, ascending. Mids that have ended for all (expiry, recall) may linger: see `owed.rs`.
+    /// The mids it is owed, ascending. Mids that have ended for all (expiry) may linger: see `waiting`.
     pub owed: VecDeque<Mid>,
+    /// How many messages had expired when its list was last cleared of such.
+    pub purged: u64,
     /// The highest mid that was pushed to any of its sessions: what comes again below is a repeat.
     pub pushed: Mid,
 }
@@ -59,6 +61,7 @@ impl AliasEntry {
             sessions: Vec::new(),
             topics: Vec::new(),
             owed: VecDeque::new(),
+            purged: 0,
             pushed: Mid::ZERO,
         }
     }

@@ -7,31 +7,35 @@ use crate::hub::Hub;
 use crate::hub::aliases::AliasKey;
 use crate::hub::effects::{Effect, Effects, Target};
 use crate::hub::hash::NumberMap;
-use crate::hub::links::{Flow, HoldKind};
+use crate::hub::links::{Flow, HoldKind, Link};
 use crate::hub::storage::{PageRequest, Trouble};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_DELIVERIES_MAX, PAGES_IN_FLIGHT_MAX};
 use crate::names::{Alias, LinkId, Mid};
 use crate::protocol::frame::{Message, Num, Reply};
 use crate::protocol::refusal::Refusal;
 
+/// Links that have gone and still stand in a queue: so many are not worth looking for.
+const GONE_MAX: usize = 1_024;
+
 /// The pages that are being read, and the links that wait to read one.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     in_flight: NumberMap<u64, Reading>,
     next_ticket: u64,
-    /// Sessions to be brought on at once.
+    /// Links to be brought on at once. A link stands in one of these three queues at most once: its `queued` says so.
     ready: VecDeque<LinkId>,
     /// Links that wait for a place among the pages in flight.
     waiting: VecDeque<LinkId>,
     /// Sessions whose page could not be read: tried again each second.
     failed: Vec<LinkId>,
+    /// Links that have gone while they stood in a queue, since the queues were last cleared of such.
+    gone: usize,
 }
 
 /// A page that is being read.
 #[derive(Debug)]
 struct Reading {
     link: LinkId,
-    generation: u32,
     plan: Plan,
 }
 
@@ -46,8 +50,16 @@ struct Plan {
 }
 
 impl Pages {
-    pub(super) fn make_ready(&mut self, link: LinkId) {
-        self.ready.push_back(link);
+    pub(super) fn make_ready(&mut self, link: &mut Link) {
+        if !std::mem::replace(&mut link.queued, true) {
+            self.ready.push_back(link.id);
+        }
+    }
+
+    fn make_wait(&mut self, link: &mut Link) {
+        if !std::mem::replace(&mut link.queued, true) {
+            self.waiting.push_back(link.id);
+        }
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -58,24 +70,55 @@ impl Pages {
         self.ready.extend(self.failed.drain(..));
     }
 
+    /// A link that stood in a queue is gone. While the store does not answer the queues stand still: links that come and go
+    /// must not make them grow.
+    pub(super) fn forget(&mut self, is_alive: impl Fn(LinkId) -> bool) {
+        self.gone += 1;
+        if self.gone > GONE_MAX + self.waiting.len() / 2 {
+            self.gone = 0;
+            self.ready.retain(|id| is_alive(*id));
+            self.waiting.retain(|id| is_alive(*id));
+            self.failed.retain(|id| is_alive(*id));
+        }
+    }
+
     fn has_place(&self) -> bool {
         self.in_flight.len() < PAGES_IN_FLIGHT_MAX
     }
 
-    fn read(&mut self, link: LinkId, generation: u32, plan: Plan, fx: &mut Effects) -> u64 {
+    fn read(&mut self, link: LinkId, plan: Plan, fx: &mut Effects) -> u64 {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         fx.list.push(Effect::Read(PageRequest { ticket, mids: plan.on_disk.clone() }));
-        self.in_flight.insert(ticket, Reading { link, generation, plan });
+        self.in_flight.insert(ticket, Reading { link, plan });
         ticket
     }
 }
 
 impl Hub {
-    /// Brings the next ready session one page on.
+    /// Brings the next ready link one page on.
     pub(super) fn advance_ready(&mut self, fx: &mut Effects) {
         if let Some(id) = self.pages.ready.pop_front() {
+            self.attend(id, fx);
+        }
+    }
+
+    /// A link that stood in a queue has its turn: for the pull that waits, or else for its catch-up.
+    fn attend(&mut self, id: LinkId, fx: &mut Effects) {
+        let Some(link) = self.links.find_mut(id) else { return };
+        link.queued = false;
+        let pulls = link.hold.as_ref().is_some_and(|hold| hold.kind == HoldKind::PullWaiting);
+        if !pulls {
             self.advance(id, fx);
+        } else if !self.pages.has_place() {
+            self.pages.make_wait(link);
+        } else {
+            let num = link.hold.take().and_then(|hold| hold.num);
+            if link.flow == Flow::Waiting {
+                self.pages.make_ready(link);
+            }
+            self.start_pull(id, num, fx);
+            self.run_backlog(id, fx);
         }
     }
 
@@ -84,7 +127,6 @@ impl Hub {
         if link.flow != Flow::Waiting {
             return;
         }
-        let generation = link.generation;
         let plan = self.plan(key, link.cursor);
         if plan.mids.is_empty() {
             let end = self.aliases.get(key).owed.back().copied().unwrap_or(Mid::ZERO);
@@ -92,10 +134,10 @@ impl Hub {
         } else if plan.on_disk.is_empty() {
             self.push_page(id, key, &plan, &[], fx);
         } else if self.pages.has_place() {
-            let ticket = self.pages.read(id, generation, plan, fx);
+            let ticket = self.pages.read(id, plan, fx);
             self.set_flow(id, Flow::Reading(ticket), None);
-        } else {
-            self.pages.waiting.push_back(id);
+        } else if let Some(link) = self.links.find_mut(id) {
+            self.pages.make_wait(link);
         }
     }
 
@@ -114,8 +156,8 @@ impl Hub {
         let mut bytes = 0;
         for &mid in owed.range(start..) {
             let (size, on_disk) = match (self.pending.get(mid), self.waiting.get(mid)) {
-                (Some(pending), _) => (pending.message.body.len(), false),
-                (None, Some(stored)) if stored.expires > self.now.service => (stored.bytes as usize, true),
+                (Some(pending), _) if pending.message.expires > self.now.service => (pending.message.body.len(), false),
+                (_, Some(stored)) if stored.expires > self.now.service => (stored.bytes as usize, true),
                 _ => continue,
             };
             let full = plan.mids.len() == PAGE_DELIVERIES_MAX || bytes + size > PAGE_BYTES_MAX;
@@ -135,35 +177,37 @@ impl Hub {
     /// A page has come, or could not be read.
     pub(super) fn page(&mut self, ticket: u64, messages: Result<Vec<Arc<Message>>, Trouble>, fx: &mut Effects) {
         let Some(reading) = self.pages.in_flight.remove(&ticket) else { return };
-        if let Some(next) = self.pages.waiting.pop_front() {
-            self.resume_waiting(next, fx);
-        }
-        let Some((key, link)) = self.links.find(reading.link).and_then(|link| Some((link.alias?, link))) else { return };
-        let id = link.id;
-        if link.hold.as_ref().is_some_and(|hold| hold.kind == HoldKind::Pull(ticket)) {
-            match messages {
-                Ok(messages) => self.answer_pull(id, key, &reading.plan, &messages, fx),
-                Err(_) => self.give_up_hold(id, fx),
-            }
-            self.run_backlog(id, fx);
-        } else if link.flow == Flow::Reading(ticket) && link.generation == reading.generation {
-            self.set_flow(id, Flow::Waiting, None);
-            match messages {
-                Ok(messages) => self.push_page(id, key, &reading.plan, &messages, fx),
-                Err(_) => self.pages.failed.push(id),
-            }
+        self.use_page(ticket, &reading, messages, fx);
+        // More than one may have to be asked: who waited may be gone, or have changed its mind.
+        while self.pages.has_place()
+            && let Some(next) = self.pages.waiting.pop_front()
+        {
+            self.attend(next, fx);
         }
     }
 
-    /// A place among the pages in flight is free for a link that waited.
-    fn resume_waiting(&mut self, id: LinkId, fx: &mut Effects) {
-        let pulling = self.links.find(id).and_then(|link| link.hold.as_ref()).is_some_and(|hold| hold.kind == HoldKind::PullWaiting);
-        if pulling {
-            let num = self.links.find_mut(id).and_then(|link| link.hold.take()).and_then(|hold| hold.num);
-            self.start_pull(id, num, fx);
+    fn use_page(&mut self, ticket: u64, reading: &Reading, messages: Result<Vec<Arc<Message>>, Trouble>, fx: &mut Effects) {
+        let Some((key, link)) = self.links.find_mut(reading.link).and_then(|link| Some((link.alias?, link))) else { return };
+        let id = link.id;
+        if link.hold.as_ref().is_some_and(|hold| hold.kind == HoldKind::Pull(ticket)) {
+            match messages {
+                Ok(messages) => {
+                    let num = link.hold.take().and_then(|hold| hold.num);
+                    self.answer_pull(id, key, &reading.plan, &messages, num, fx);
+                }
+                Err(_) => self.give_up_hold(id, fx),
+            }
             self.run_backlog(id, fx);
-        } else {
-            self.pages.ready.push_back(id);
+        } else if link.flow == Flow::Reading(ticket) {
+            link.flow = Flow::Waiting;
+            match messages {
+                Ok(messages) => self.push_page(id, key, &reading.plan, &messages, fx),
+                Err(_) if link.queued => {}
+                Err(_) => {
+                    link.queued = true;
+                    self.pages.failed.push(id);
+                }
+            }
         }
     }
 
@@ -203,7 +247,9 @@ impl Hub {
         }
         let cursor = if whole { plan.mids.last() } else { messages.last().map(|message| &message.mid) };
         self.set_flow(id, Flow::Waiting, cursor.copied());
-        self.pages.ready.push_back(id);
+        if let Some(link) = self.links.find_mut(id) {
+            self.pages.make_ready(link);
+        }
     }
 
     fn target(&mut self, id: LinkId, key: AliasKey, message: &Message) -> Target {
@@ -227,60 +273,62 @@ impl Hub {
     }
 
     fn start_pull(&mut self, id: LinkId, num: Option<Num>, fx: &mut Effects) {
-        let Some((key, generation)) = self.links.find(id).and_then(|link| Some((link.alias?, link.generation))) else { return };
+        let Some(key) = self.links.find(id).and_then(|link| link.alias) else { return };
         let plan = self.plan(key, Mid::ZERO);
         if plan.on_disk.is_empty() {
-            self.hold(id, HoldKind::Pull(0), num);
-            self.answer_pull(id, key, &plan, &[], fx);
+            self.answer_pull(id, key, &plan, &[], num, fx);
         } else if self.pages.has_place() {
-            let ticket = self.pages.read(id, generation, plan, fx);
+            let ticket = self.pages.read(id, plan, fx);
             self.hold(id, HoldKind::Pull(ticket), num);
         } else {
-            self.pages.waiting.push_back(id);
             self.hold(id, HoldKind::PullWaiting, num);
+            if let Some(link) = self.links.find_mut(id) {
+                self.pages.make_wait(link);
+            }
         }
     }
 
-    fn answer_pull(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], fx: &mut Effects) {
+    fn answer_pull(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], num: Option<Num>, fx: &mut Effects) {
         let (messages, whole) = self.page_messages(key, plan, read, fx);
         let Some(link) = self.links.find_mut(id) else { return };
-        let num = link.hold.take().and_then(|hold| hold.num);
         link.pulled = messages.iter().map(|message| message.mid).collect();
         if let Some(&last) = link.pulled.last() {
             let entry = self.aliases.get_mut(key);
             entry.pushed = entry.pushed.max(last);
         }
-        if link.flow == Flow::Pulling {
-            link.flow = Flow::Waiting;
-            link.cursor = link.pulled.last().copied().unwrap_or(Mid::ZERO);
-            self.pages.ready.push_back(id);
-        }
+        let end = link.pulled.last().copied().unwrap_or(Mid::ZERO);
+        self.end_binding_pull(id, end);
         fx.reply(id, Reply::Pulled { messages, more: plan.more || !whole, num });
+    }
+
+    /// The pull that bound a session has its answer, or none: what lies above `end` is pushed.
+    pub(super) fn end_binding_pull(&mut self, id: LinkId, end: Mid) {
+        if let Some(link) = self.links.find_mut(id).filter(|link| link.flow == Flow::Pulling) {
+            link.flow = Flow::Waiting;
+            link.cursor = end;
+            self.pages.make_ready(link);
+        }
     }
 
     /// The outbox of a session is full: it reads on from `from` when there is room.
     pub(super) fn congested(&mut self, id: LinkId, from: Mid) {
-        if let Some(link) = self.links.find_mut(id) {
-            link.cursor = link.cursor.min(Mid::new(from.number().saturating_sub(1)));
-            link.flow = Flow::Congested;
-            link.generation += 1;
-            self.counters.congested += 1;
+        let Some(link) = self.links.find_mut(id) else { return };
+        let last = Mid::new(from.number().saturating_sub(1));
+        link.cursor = link.cursor.min(last);
+        link.flow = Flow::Congested;
+        self.counters.congested += 1;
+        let Some(key) = link.alias else { return };
+        let entry = self.aliases.get_mut(key);
+        if entry.sessions.len() == 1 {
+            entry.pushed = entry.pushed.min(last);
         }
     }
 
     /// There is room again.
-    pub(super) fn drained(&mut self, id: LinkId, fx: &mut Effects) {
-        let Some(link) = self.links.find_mut(id) else { return };
-        if link.flow == Flow::Congested {
+    pub(super) fn drained(&mut self, id: LinkId) {
+        if let Some(link) = self.links.find_mut(id).filter(|link| link.flow == Flow::Congested) {
             link.flow = Flow::Waiting;
-            self.pages.ready.push_back(id);
+            self.pages.make_ready(link);
         }
-        self.batch_done(id, fx);
-    }
-
-    /// Whether `alias` is still owed `mid`, for tests and reports.
-    #[must_use]
-    pub fn owes(&self, alias: &Alias, mid: Mid) -> bool {
-        self.aliases.find(alias.as_str()).is_some_and(|key| self.aliases.get(key).owed.binary_search(&mid).is_ok())
     }
 }

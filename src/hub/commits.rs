@@ -71,7 +71,9 @@ impl Hub {
         }
         let number = self.gather.next_number;
         self.gather.next_number += 1;
-        let mut changes = self.gather.take(TRANSACTION_ROWS_MAX);
+        // Half of it is left to messages, so that many acknowledgements at once can't keep new ones from the disk.
+        let most = if self.gather.messages.is_empty() { TRANSACTION_ROWS_MAX } else { TRANSACTION_ROWS_MAX / 2 };
+        let mut changes = self.gather.take(most);
         let queued = changes.len();
         let mids = if self.gather.is_storing() { self.take_messages(number, &mut changes) } else { Vec::new() };
         if changes.is_empty() && self.gather.is_storing() {
@@ -118,11 +120,7 @@ impl Hub {
                 changes.push(Change::SaveReport { mid, line });
             }
         }
-        for (alias, state, at) in &pending.ended {
-            if let Some(entry) = self.aliases.try_get(*alias) {
-                changes.push(Change::SaveReport { mid, line: ReportLine { alias: entry.name.clone(), state: *state, at: *at } });
-            }
-        }
+        changes.extend(pending.ended.iter().map(|line| Change::SaveReport { mid, line: line.clone() }));
         if !receivers.is_empty() {
             receivers.sort_unstable_by_key(|owed| owed.alias);
             changes.push(Change::SaveMessage { message: Arc::clone(&pending.message), receivers: receivers.into() });
@@ -153,8 +151,9 @@ impl Hub {
                 other => log::error!("row_refused change={other:?} action=left_out"),
             }
         }
-        for change in &flight.batch.changes {
+        for (index, change) in flight.batch.changes.iter().enumerate() {
             if let Change::SaveAlias(record) = change
+                && !refused.contains(&index)
                 && let Some(key) = self.aliases.find(record.name.as_str())
             {
                 let entry = self.aliases.get_mut(key);
@@ -178,7 +177,7 @@ impl Hub {
             self.bodies -= message.body.len() as u64;
         } else {
             let bytes = u32::try_from(message.body.len()).unwrap_or(u32::MAX);
-            self.waiting.add(mid, Stored { expires: message.expires, left: pending.left, bytes });
+            self.waiting.add(mid, Stored { expires: message.expires, left: pending.left, bytes, sent: pending.sent });
             if message.receipt {
                 self.waiting.set_receipt(mid, message.publisher.clone());
             }
@@ -200,7 +199,7 @@ impl Hub {
     fn answered(&mut self, id: LinkId, fx: &mut Effects) {
         if let Some(link) = self.links.find_mut(id) {
             link.unanswered = link.unanswered.saturating_sub(1);
-            if link.owes_ready {
+            if link.owes_ready || link.finished {
                 self.batch_done(id, fx);
             }
         }
@@ -245,8 +244,7 @@ impl Hub {
         }
         let queued = flight.batch.changes[..flight.queued].to_vec();
         self.gather.put_back(queued);
-        let holding = self.timers.holding.clone();
-        for id in holding {
+        for (_, id) in std::mem::take(&mut self.timers.unstored) {
             let waits = self.link(id).and_then(|link| link.hold.as_ref()).map(|hold| hold.kind);
             if matches!(waits, Some(HoldKind::Register(_) | HoldKind::Unregister(_))) {
                 self.give_up_hold(id, fx);
@@ -317,12 +315,9 @@ impl Hub {
     }
 
     fn release_all_committed(&mut self, fx: &mut Effects) {
-        let holding = std::mem::take(&mut self.timers.holding);
-        for id in holding {
+        while let Some((_, id)) = self.timers.unstored.pop_front_if(|(count, _)| self.gather.is_committed(*count)) {
             if self.release_committed(id, fx) {
                 self.run_backlog(id, fx);
-            } else if self.link(id).is_some_and(|link| link.hold.is_some()) {
-                self.timers.holding.push(id);
             }
         }
     }
@@ -333,6 +328,7 @@ impl Hub {
             let refusal = Refusal::new(Code::Unavailable, "");
             self.counters.count_refusal(refusal.code);
             fx.reply(id, Reply::Error { refusal, num: hold.num });
+            self.end_binding_pull(id, Mid::ZERO);
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::names::{Alias, LinkId, Mid};
 use crate::protocol::frame::{Mids, Reply};
 use crate::protocol::refusal::Refusal;
 
+/// Longer times of acknowledgement are all the same: too long for a grace.
+const ACK_TIME_MAX_US: u64 = 1_000_000;
+
 impl Hub {
     /// -5.
     pub(super) fn acknowledge(&mut self, id: LinkId, named: Option<&Alias>, mids: &Mids, fx: &mut Effects) -> Result<(), Refusal> {
@@ -36,14 +39,15 @@ impl Hub {
         }
     }
 
-    /// Keeps the moving mean by which the grace adapts.
+    /// Keeps the moving mean by which the grace adapts. Also of what is committed: else a mean that is too short would see
+    /// no acknowledgement that is longer. What the session was not sent at once says nothing about it.
     fn note_ack_time(&mut self, id: LinkId, mid: Mid) {
-        let Some(pending) = self.pending.get(mid) else { return };
-        let took = u32::try_from(self.now.mono.saturating_sub(pending.sent)).unwrap_or(u32::MAX);
-        if let Some(link) = self.links.find_mut(id) {
-            link.ack_mean = link.ack_mean - link.ack_mean / 8 + took / 8;
-            link.missed = 0;
-        }
+        let sent = self.pending.get(mid).map(|pending| pending.sent).or_else(|| self.waiting.get(mid).map(|stored| stored.sent));
+        let Some(link) = self.links.find_mut(id) else { return };
+        let Some(sent) = sent.filter(|sent| link.opened <= *sent) else { return };
+        let took = self.now.mono.saturating_sub(sent).min(ACK_TIME_MAX_US) as u32;
+        link.ack_mean = link.ack_mean - link.ack_mean / 8 + took / 8;
+        link.missed = 0;
     }
 
     /// The alias's other sessions that were sent that mid stop ringing.
@@ -77,13 +81,12 @@ impl Hub {
     }
 
     fn end_pending(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) {
-        let wall = self.now.wall;
         let Some(pending) = self.pending.get_mut(mid) else { return };
         pending.left -= 1;
         let (left, stage, needs_commit) = (pending.left, pending.stage, pending.needs_commit);
         let receipt = pending.message.receipt.then(|| pending.message.publisher.clone());
         if receipt.is_some() && stage != Stage::Writing {
-            pending.ended.push((key, state, wall));
+            pending.ended.push(ReportLine { alias: self.aliases.get(key).name.clone(), state, at: self.now.wall });
         }
         if stage == Stage::Writing {
             self.end_row(key, mid, left);
@@ -142,7 +145,7 @@ impl Hub {
     fn acknowledge_live_only(&mut self, id: LinkId, key: AliasKey, mid: Mid, fx: &mut Effects) {
         let entry = self.aliases.get(key);
         let alias = entry.name.clone();
-        let Some(message) = self.live_only.acknowledge(mid, &alias) else { return };
+        let Some(message) = self.live_only.acknowledge(mid, key) else { return };
         let (receipt, publisher, sent) = (message.receipt, message.publisher.clone(), message.at);
         self.counters.acknowledged += 1;
         for session in &entry.sessions {
@@ -153,8 +156,10 @@ impl Hub {
         }
         if receipt {
             self.send_receipts(publisher.as_ref(), mid, &alias, fx);
-            let line = ReportLine { alias, state: DeliveryState::Acknowledged, at: self.now.wall };
-            self.gather.queue(Change::SaveReport { mid, line });
+            if self.gather.has_room() {
+                let line = ReportLine { alias, state: DeliveryState::Acknowledged, at: self.now.wall };
+                self.gather.queue(Change::SaveReport { mid, line });
+            }
         }
     }
 
@@ -175,10 +180,14 @@ impl Hub {
         }
     }
 
-    /// Takes out of an alias's list what has ended for everybody.
+    /// Takes out of an alias's list what has ended for everybody; looks only if there has been such an end since it last did.
     pub(super) fn purge_owed(&mut self, key: AliasKey) {
         let (pending, stored) = (&self.pending, &self.waiting);
-        waiting::purge(&mut self.aliases.get_mut(key).owed, |mid| pending.contains(mid) || stored.contains(mid));
+        let entry = self.aliases.get_mut(key);
+        if entry.purged != stored.expired() {
+            entry.purged = stored.expired();
+            waiting::purge(&mut entry.owed, |mid| pending.contains(mid) || stored.contains(mid));
+        }
     }
 
     /// Ends messages whose time to live is over, at most `most`.

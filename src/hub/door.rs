@@ -19,7 +19,7 @@ pub(super) struct Doors {
     openings: VecDeque<OpenedDoor>,
 }
 
-/// One member of a door room.
+/// One member of a door room, once, be it as a phone, as a door or as both.
 #[derive(Debug, Clone, Copy)]
 struct Member {
     link: LinkId,
@@ -31,8 +31,8 @@ struct Member {
 struct OpenedDoor {
     room: RoomName,
     user: UserName,
-    /// Its number in the door log.
-    log_id: u64,
+    /// Its number in the door log, if it has an entry there.
+    log_id: Option<u64>,
     /// Who wants the result.
     opener: Option<Opener>,
     /// Doors that got the frame and have not said no.
@@ -55,14 +55,13 @@ struct Opener {
 }
 
 impl Doors {
-    /// Adds a member; `false` if it was one in that role. A link may be a phone and a door of a room.
-    fn join(&mut self, room: &RoomName, member: Member) -> bool {
+    /// Adds a member, or a role to one. A link may be a phone and a door of a room.
+    fn join(&mut self, room: &RoomName, member: Member) {
         let members = self.rooms.entry(room.clone()).or_default();
-        let known = members.iter().any(|other| other.link == member.link && other.is_door == member.is_door);
-        if !known {
-            members.push(member);
+        match members.iter_mut().find(|other| other.link == member.link) {
+            Some(known) => known.is_door |= member.is_door,
+            None => members.push(member),
         }
-        !known
     }
 
     fn members(&self, room: &RoomName) -> &[Member] {
@@ -97,19 +96,14 @@ impl Hub {
         link.extended |= frame.extended;
         self.doors.join(&frame.room, Member { link: id, is_door: frame.kind == DoorKind::Door });
         let start = fx.doors.len();
-        let mut seen = vec![id];
-        for member in self.doors.members(&frame.room) {
-            self.add_door_target(*member, &mut seen, fx);
+        for member in self.doors.members(&frame.room).iter().filter(|member| member.link != id) {
+            self.add_door_target(*member, fx);
         }
         self.relay(frame, start, at, fx);
         Ok(())
     }
 
-    fn add_door_target(&self, member: Member, seen: &mut Vec<LinkId>, fx: &mut Effects) {
-        if seen.contains(&member.link) {
-            return;
-        }
-        seen.push(member.link);
+    fn add_door_target(&self, member: Member, fx: &mut Effects) {
         let stamped = member.is_door && self.link(member.link).is_some_and(|link| link.extended);
         fx.doors.push(DoorTarget { link: member.link, stamped });
     }
@@ -172,30 +166,32 @@ impl Hub {
 
     /// The doors of a room: members in the door role and sessions whose alias is the room, but not the link it came from.
     fn reach_doors(&mut self, id: LinkId, frame: &DoorFrame, fx: &mut Effects) -> Vec<LinkId> {
-        let mut seen = vec![id];
-        for member in self.doors.members(&frame.room).iter().filter(|member| member.is_door) {
-            self.add_door_target(*member, &mut seen, fx);
+        let start = fx.doors.len();
+        let members = self.doors.members(&frame.room);
+        for member in members.iter().filter(|member| member.is_door && member.link != id) {
+            self.add_door_target(*member, fx);
         }
-        if let Some(key) = self.aliases.find(frame.room.as_str()) {
-            for session in &self.aliases.get(key).sessions {
-                self.add_door_target(Member { link: *session, is_door: true }, &mut seen, fx);
+        let joined = fx.doors.len();
+        let named = self.aliases.find(frame.room.as_str()).map_or(&[][..], |key| &self.aliases.get(key).sessions);
+        for session in named.iter().filter(|session| **session != id) {
+            if !fx.doors[start..joined].iter().any(|door| door.link == *session) {
+                self.add_door_target(Member { link: *session, is_door: true }, fx);
             }
         }
-        seen.remove(0);
-        seen
+        fx.doors[start..].iter().map(|door| door.link).collect()
     }
 
-    /// Writes an opening to the door log; the disk is never waited for.
-    fn log_opening(&mut self, mut entry: DoorEntry, doors: usize, fx: &mut Effects) -> u64 {
-        let Some(id) = self.next_mid(fx) else { return 0 };
-        entry.id = id.number();
-        entry.doors = u32::try_from(doors).unwrap_or(u32::MAX);
-        self.gather.queue(Change::LogDoor(entry));
-        if self.gather.door_entries() > DOOR_LOG_WAITING_MAX {
-            self.gather.drop_door_entry();
+    /// Writes an opening to the door log; the disk is never waited for. `None`: too many entries wait for it already.
+    fn log_opening(&mut self, mut entry: DoorEntry, doors: usize, fx: &mut Effects) -> Option<u64> {
+        if self.gather.door_entries() >= DOOR_LOG_WAITING_MAX {
             self.counters.door_entries_dropped += 1;
+            return None;
         }
-        id.number()
+        entry.id = self.next_mid(fx)?.number();
+        entry.doors = u32::try_from(doors).unwrap_or(u32::MAX);
+        let id = entry.id;
+        self.gather.queue(Change::LogDoor(entry));
+        Some(id)
     }
 
     /// -8 from a door: answers every pending opening of (R, U) that reached it.
@@ -229,7 +225,9 @@ impl Hub {
 
     /// The opening has its result: to the opener, exactly once, and to the log.
     fn settle(&mut self, opening: OpenedDoor, ok: bool, reason: Option<Box<str>>, fx: &mut Effects) {
-        self.gather.queue(Change::SettleDoor { id: opening.log_id, ok, reason: reason.clone() });
+        if let Some(id) = opening.log_id {
+            self.gather.queue(Change::SettleDoor { id, ok, reason: reason.clone() });
+        }
         let Some(Opener { link, num, is_rest }) = opening.opener else { return };
         let doors = is_rest.then_some(opening.reached);
         fx.reply(link, Reply::DoorResult { room: opening.room, user: opening.user, ok, reason, doors, num });

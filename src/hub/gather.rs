@@ -1,10 +1,13 @@
 //! What waits for the next transaction, and the one in flight (Design §6, batches). It decides nothing about messages.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::hub::storage::{Batch, Change, Trouble};
+use crate::hub::storage::{AliasId, Batch, Change, Trouble};
 use crate::names::Mid;
+
+/// Changes that wait while the disk is slow; over it nothing is queued that a peer can be refused.
+const CHANGES_WAITING_MAX: usize = 1_000_000;
 
 /// Whether the store can be written, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,11 @@ impl Gather {
         self.health == Health::Storing
     }
 
+    /// Whether a change may be queued that could as well be refused: those that must be kept are bounded by what waits.
+    pub(super) fn has_room(&self) -> bool {
+        self.is_storing() && self.changes.len() < CHANGES_WAITING_MAX
+    }
+
     /// Nothing waits and nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.messages.is_empty() && self.changes.is_empty() && self.in_flight.is_none()
@@ -86,9 +94,7 @@ impl Gather {
 
     /// Queues a change. Returns the count that [`Gather::is_committed`] waits for.
     pub(super) fn queue(&mut self, change: Change) -> u64 {
-        if matches!(change, Change::LogDoor(_) | Change::SettleDoor { .. }) {
-            self.door_entries += 1;
-        }
+        self.door_entries += usize::from(matches!(change, Change::LogDoor(_)));
         self.changes.push_back(change);
         self.queued += 1;
         self.queued
@@ -107,33 +113,31 @@ impl Gather {
         self.door_entries
     }
 
-    /// Drops the oldest waiting entry of the door log.
-    pub(super) fn drop_door_entry(&mut self) {
-        let oldest = self.changes.iter().position(|change| matches!(change, Change::LogDoor(_) | Change::SettleDoor { .. }));
-        if let Some(at) = oldest {
-            self.changes.remove(at);
-            self.door_entries -= 1;
-            self.committed += 1;
-        }
-    }
-
     /// Takes up to `most` changes for a transaction; with the disk full only deletions, the others stay in order.
     pub(super) fn take(&mut self, most: usize) -> Vec<Change> {
-        let mut taken = Vec::new();
-        if self.health == Health::Full {
-            let mut kept = VecDeque::new();
-            for change in self.changes.drain(..) {
-                if taken.len() < most && change.is_deletion() {
-                    taken.push(change);
-                } else {
-                    kept.push_back(change);
-                }
-            }
-            self.changes = kept;
+        let taken = if self.health == Health::Full {
+            self.take_deletions(most)
         } else {
-            taken.extend(self.changes.drain(..most.min(self.changes.len())));
-        }
+            self.changes.drain(..most.min(self.changes.len())).collect()
+        };
         self.door_entries -= door_entries(&taken);
+        taken
+    }
+
+    /// What is kept of an alias stays in order: a subscription that waits must not be written after its own end.
+    fn take_deletions(&mut self, most: usize) -> Vec<Change> {
+        let (mut taken, mut kept) = (Vec::new(), VecDeque::new());
+        let mut held = HashSet::new();
+        for change in self.changes.drain(..) {
+            let is_held = alias_of(&change).is_some_and(|alias| held.contains(&alias));
+            if taken.len() < most && change.is_deletion() && !is_held {
+                taken.push(change);
+            } else {
+                held.extend(alias_of(&change));
+                kept.push_back(change);
+            }
+        }
+        self.changes = kept;
         taken
     }
 
@@ -152,5 +156,14 @@ impl Gather {
 }
 
 fn door_entries(changes: &[Change]) -> usize {
-    changes.iter().filter(|change| matches!(change, Change::LogDoor(_) | Change::SettleDoor { .. })).count()
+    changes.iter().filter(|change| matches!(change, Change::LogDoor(_))).count()
+}
+
+/// Whose row or subscription a change is about.
+fn alias_of(change: &Change) -> Option<AliasId> {
+    match change {
+        Change::SaveAlias(record) => Some(record.id),
+        Change::ForgetAlias(alias) | Change::Subscribe(alias, _) | Change::Unsubscribe(alias, _) => Some(*alias),
+        _ => None,
+    }
 }

@@ -23,8 +23,8 @@ pub(super) struct Remembered {
 #[derive(Debug)]
 pub(super) struct Keys {
     by_hash: NumberMap<u128, Remembered>,
-    /// Oldest first; may name keys that were forgotten since.
-    order: VecDeque<u128>,
+    /// Oldest first, each with its mid; may name keys that were forgotten since, and perhaps used again under another mid.
+    order: VecDeque<(u128, Mid)>,
     low: RandomState,
     high: RandomState,
 }
@@ -45,7 +45,7 @@ impl Keys {
 
     pub(super) fn begin(&mut self, hash: u128, published: Published, at: u64) {
         self.by_hash.insert(hash, Remembered { published, at, answered: false });
-        self.order.push_back(hash);
+        self.order.push_back((hash, published.mid));
     }
 
     pub(super) fn answer(&mut self, hash: u128, published: Published) {
@@ -66,22 +66,24 @@ impl Keys {
         self.answer(hash, published);
     }
 
-    /// Forgets up to `most` keys used before `before` (service time, ms) or over the bound on their number.
-    /// Returns the newest mid forgotten for number's sake, and whether any was forgotten.
+    /// Forgets keys: up to `most` of those used before `before` (service time, ms), and all over the bound on their number.
+    /// Returns the newest mid forgotten.
     pub(super) fn prune(&mut self, before: u64, most: usize) -> Option<Mid> {
         let mut newest = None;
-        for _ in 0..most {
-            let Some(&hash) = self.order.front() else { break };
-            let over = self.order.len() > IDEMPOTENCY_KEYS_MAX;
-            match self.by_hash.get(&hash) {
-                Some(key) if key.answered && (over || key.at < before) => {
-                    newest = newest.max(Some(key.published.mid));
+        let mut looked_at = 0;
+        while let Some(&(hash, mid)) = self.order.front() {
+            let is_over = self.by_hash.len() > IDEMPOTENCY_KEYS_MAX;
+            match self.by_hash.get(&hash).filter(|key| key.published.mid == mid) {
+                _ if looked_at == most && !is_over => break,
+                Some(key) if key.answered && (is_over || key.at < before) => {
+                    newest = Some(mid);
                     self.by_hash.remove(&hash);
                 }
                 Some(_) => break,
                 None => {}
             }
             self.order.pop_front();
+            looked_at = most.min(looked_at + 1);
         }
         newest
     }

@@ -40,8 +40,8 @@ pub(super) struct Link {
     /// Everything owed up to here was pushed to it.
     pub cursor: Mid,
     pub flow: Flow,
-    /// Renewed by each connect: a page asked for before is stale.
-    pub generation: u32,
+    /// It stands in one of the queues of `catch_up`, once.
+    pub queued: bool,
     /// Moving mean of the time its acknowledgements take, µs.
     pub ack_mean: u32,
     /// Messages in a row whose grace it let pass.
@@ -60,6 +60,8 @@ pub(super) struct Link {
     pub owes_ready: bool,
     /// When the batch was read: monotonic, µs.
     pub batch_at: u64,
+    /// No further frame will come: it ends when all are answered.
+    pub finished: bool,
 }
 
 /// Whether new messages go to a session at once.
@@ -112,7 +114,7 @@ impl Link {
             heard: now,
             cursor: Mid::ZERO,
             flow: Flow::Level,
-            generation: 0,
+            queued: false,
             ack_mean: 0,
             missed: 0,
             unanswered: 0,
@@ -122,6 +124,7 @@ impl Link {
             backlog: VecDeque::new(),
             owes_ready: false,
             batch_at: now,
+            finished: false,
         }
     }
 

@@ -2,15 +2,19 @@
 
 use std::collections::VecDeque;
 
+use crate::hub::aliases::AliasKey;
 use crate::hub::hash::NumberMap;
 use crate::limits::{LIVE_ONLY_REMEMBERED, LIVE_ONLY_REMEMBERED_MAX};
 use crate::names::{Alias, Mid};
 
+/// Receivers of all remembered messages together: a few bytes each, so that a flood costs megabytes.
+const RECEIVERS_MAX: usize = 1_000_000;
+
 /// One remembered message.
 #[derive(Debug)]
 pub(super) struct LiveMessage {
-    /// Who got it and has not acknowledged.
-    pub receivers: Vec<Alias>,
+    /// Who got it and has not acknowledged, sorted. Only compared: an alias may be forgotten meanwhile.
+    pub receivers: Vec<AliasKey>,
     /// Whether receipts were asked for.
     pub receipt: bool,
     /// Whose alias gets them.
@@ -24,22 +28,26 @@ pub(super) struct LiveMessage {
 pub(super) struct LiveOnly {
     by_mid: NumberMap<Mid, LiveMessage>,
     order: VecDeque<(u64, Mid)>,
+    /// Of all messages.
+    receivers: usize,
 }
 
 impl LiveOnly {
     pub(super) fn remember(&mut self, mid: Mid, message: LiveMessage) {
         self.order.push_back((message.at, mid));
+        self.receivers += message.receivers.len();
         self.by_mid.insert(mid, message);
-        if self.order.len() > LIVE_ONLY_REMEMBERED_MAX {
+        while self.order.len() > LIVE_ONLY_REMEMBERED_MAX || (self.receivers > RECEIVERS_MAX && self.order.len() > 1) {
             self.forget_oldest();
         }
     }
 
     /// The message, if `alias` got it and acknowledges it for the first time.
-    pub(super) fn acknowledge(&mut self, mid: Mid, alias: &Alias) -> Option<&LiveMessage> {
+    pub(super) fn acknowledge(&mut self, mid: Mid, alias: AliasKey) -> Option<&LiveMessage> {
         let message = self.by_mid.get_mut(&mid)?;
-        let at = message.receivers.iter().position(|receiver| receiver == alias)?;
-        message.receivers.swap_remove(at);
+        let at = message.receivers.binary_search(&alias).ok()?;
+        message.receivers.remove(at);
+        self.receivers -= 1;
         Some(message)
     }
 
@@ -53,7 +61,7 @@ impl LiveOnly {
 
     fn forget_oldest(&mut self) {
         if let Some((_, mid)) = self.order.pop_front() {
-            self.by_mid.remove(&mid);
+            self.receivers -= self.by_mid.remove(&mid).map_or(0, |message| message.receivers.len());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::hub::aliases::AliasKey;
 use crate::hub::hash::NumberMap;
-use crate::hub::storage::DeliveryState;
+use crate::hub::storage::ReportLine;
 use crate::names::{LinkId, Mid};
 use crate::protocol::frame::{Message, Num, Published};
 
@@ -51,8 +51,9 @@ pub(super) struct Pending {
     pub published: Published,
     /// Its `opts.id`: hash, publisher, id.
     pub key: Option<Box<PendingKey>>,
-    /// With a receipt: the deliveries that ended before the commit, how and when (wall clock, ms).
-    pub ended: Vec<(AliasKey, DeliveryState, u64)>,
+    /// With a receipt: the report's lines of the deliveries that ended before the commit. Names, for their aliases may be
+    /// forgotten by then.
+    pub ended: Vec<ReportLine>,
     /// When it was pushed: monotonic, µs.
     pub sent: u64,
 }

@@ -45,12 +45,17 @@ impl Hub {
         {
             return Ok(());
         }
-        let (receivers, topics) = self.receivers(&publish)?;
+        let (mut receivers, topics) = self.receivers(&publish);
         if publish.time_to_live == 0 {
             return self.publish_live_only(id, publish, receivers, topics, key, num, fx);
         }
-        self.admit(&receivers, publish.msg.len(), publish.receipt || key.is_some())?;
+        let new = self.unknown(&publish.to);
+        self.admit(&receivers, new.len(), publish.msg.len(), publish.receipt || key.is_some())?;
         let mid = self.next_mid(fx).ok_or(Refusal::new(Code::Unavailable, ""))?;
+        for name in new {
+            let alias = self.aliases.add(&name, self.now.wall, self.now.service);
+            receivers.push(Receiver { alias, topic: None });
+        }
         let online = receivers.iter().filter(|receiver| self.aliases.get(receiver.alias).is_online()).count() as u32;
         let published = Published { mid, online, stored: receivers.len() as u32 - online };
         self.counters.publishes += 1;
@@ -131,36 +136,23 @@ impl Hub {
         true
     }
 
-    /// Who gets it, each once, and the topics that their `t:5` can name.
-    fn receivers(&mut self, publish: &Publish) -> Result<(Vec<Receiver>, Box<[Topic]>), Refusal> {
+    /// Which known aliases get it, each once, and the topics that their `t:5` can name.
+    fn receivers(&self, publish: &Publish) -> (Vec<Receiver>, Box<[Topic]>) {
         match &publish.to {
-            Receivers::Aliases(names) => Ok((self.named_receivers(names, publish.time_to_live > 0)?, Box::default())),
-            Receivers::Topics(topics) => Ok((self.subscribed_receivers(topics), topics.clone().into())),
+            Receivers::Aliases(names) => {
+                let known = names.iter().filter_map(|name| self.aliases.find(name.as_str()));
+                (known.map(|alias| Receiver { alias, topic: None }).collect(), Box::default())
+            }
+            Receivers::Topics(topics) => (self.subscribed_receivers(topics), topics.clone().into()),
         }
     }
 
-    fn named_receivers(&mut self, names: &[Alias], may_wait: bool) -> Result<Vec<Receiver>, Refusal> {
-        if may_wait {
-            let new = names.iter().filter(|name| self.aliases.find(name.as_str()).is_none()).count();
-            if new > 0 && self.aliases.count() + new > self.options.limits.aliases {
-                return Err(Refusal::new(Code::Quota, "limits.aliases"));
-            }
-            if new > 0 && !self.gather.is_storing() {
-                return Err(Refusal::new(Code::Unavailable, ""));
-            }
+    /// The named aliases that are not known yet: what is sent to them waits for them.
+    fn unknown(&self, to: &Receivers) -> Vec<Alias> {
+        match to {
+            Receivers::Aliases(names) => names.iter().filter(|name| self.aliases.find(name.as_str()).is_none()).cloned().collect(),
+            Receivers::Topics(_) => Vec::new(),
         }
-        let mut receivers = Vec::with_capacity(names.len());
-        for name in names {
-            match self.aliases.find(name.as_str()) {
-                Some(alias) => receivers.push(Receiver { alias, topic: None }),
-                None if may_wait => {
-                    let alias = self.aliases.add(name, self.now.wall, self.now.service);
-                    receivers.push(Receiver { alias, topic: None });
-                }
-                None => {}
-            }
-        }
-        Ok(receivers)
     }
 
     fn subscribed_receivers(&self, topics: &[Topic]) -> Vec<Receiver> {
@@ -176,23 +168,25 @@ impl Hub {
         receivers
     }
 
-    /// Refuses what could not be kept, before anything is sent.
-    fn admit(&self, receivers: &[Receiver], bytes: usize, needs_commit: bool) -> Result<(), Refusal> {
+    /// Refuses what could not be kept, before anything is sent or anybody becomes known. `new` receivers are not known yet.
+    fn admit(&self, receivers: &[Receiver], new: usize, bytes: usize, needs_commit: bool) -> Result<(), Refusal> {
         let limits = &self.options.limits;
+        let unavailable = Refusal::new(Code::Unavailable, "");
         if self.pending.bytes() + bytes > UNCOMMITTED_BYTES_MAX {
-            return Err(Refusal::new(Code::Unavailable, ""));
+            return Err(unavailable);
         }
-        let full = self.deliveries + receivers.len() > limits.deliveries || self.bodies + bytes as u64 > limits.bodies;
-        if !full && self.gather.is_storing() {
-            return Ok(());
+        if new > 0 && self.aliases.count() + new > limits.aliases {
+            return Err(Refusal::new(Code::Quota, "limits.aliases"));
         }
-        if !self.gather.is_storing() && needs_commit {
-            return Err(Refusal::new(Code::Unavailable, ""));
+        let is_full = self.deliveries + receivers.len() + new > limits.deliveries || self.bodies + bytes as u64 > limits.bodies;
+        let has_offline = new > 0 || receivers.iter().any(|receiver| !self.aliases.get(receiver.alias).is_online());
+        if is_full && has_offline {
+            return Err(Refusal::new(Code::Quota, "limits.deliveries"));
         }
-        if receivers.iter().all(|receiver| self.aliases.get(receiver.alias).is_online()) {
-            return Ok(());
+        if !self.gather.is_storing() && (needs_commit || has_offline) {
+            return Err(unavailable);
         }
-        Err(if full { Refusal::new(Code::Quota, "limits.deliveries") } else { Refusal::new(Code::Unavailable, "") })
+        Ok(())
     }
 
     /// Hands the message to the next slice of its receivers.
@@ -214,7 +208,7 @@ impl Hub {
                 let Some(link) = links.find_mut(*session).filter(|link| link.flow == Flow::Level) else { continue };
                 link.cursor = fan.mid;
                 entry.pushed = fan.mid;
-                if link.missed < MISSED_MAX {
+                if link.missed < MISSED_MAX && u64::from(link.ack_mean) <= GRACE_MAX.as_micros() as u64 {
                     ack_mean = ack_mean.min(link.ack_mean);
                 }
                 fx.targets.push(Target { link: *session, alias: entry.name.clone(), topic: receiver.topic, dup: false });
@@ -269,13 +263,13 @@ impl Hub {
         self.counters.publishes += 1;
         let message = Arc::new(self.message(id, mid, publish, topics));
         let start = fx.targets.len();
-        let mut names = Vec::new();
+        let mut online = Vec::new();
         for receiver in receivers {
             let entry = self.aliases.get(receiver.alias);
             if !entry.is_online() {
                 continue;
             }
-            names.push(entry.name.clone());
+            online.push(receiver.alias);
             fx.targets.extend(entry.sessions.iter().map(|session| Target {
                 link: *session,
                 alias: entry.name.clone(),
@@ -284,17 +278,20 @@ impl Hub {
             }));
         }
         fx.push(&message, start, true);
-        let published = Published { mid, online: names.len() as u32, stored: 0 };
-        self.counters.deliveries += names.len() as u64;
-        if !names.is_empty() {
+        let published = Published { mid, online: online.len() as u32, stored: 0 };
+        self.counters.deliveries += online.len() as u64;
+        if !online.is_empty() {
             let publisher = message.publisher.clone();
-            let remembered = LiveMessage { receivers: names, receipt: message.receipt, publisher, at: self.now.mono };
+            online.sort_unstable();
+            let remembered = LiveMessage { receivers: online, receipt: message.receipt, publisher, at: self.now.mono };
             self.live_only.remember(mid, remembered);
         }
         if let Some(key) = key {
             self.keys.begin(key.hash, published, self.now.service);
             self.keys.answer(key.hash, published);
-            self.gather.queue(Change::SaveKey(key_record(&key, published, self.now.service)));
+            if self.gather.has_room() {
+                self.gather.queue(Change::SaveKey(key_record(&key, published, self.now.service)));
+            }
         }
         fx.reply(id, Reply::Published(published, num));
         Ok(())

@@ -36,7 +36,7 @@ impl<'a> Restorer<'a> {
                 }
             }
             Restored::Message { mid, expires, bytes, receipt, publisher, receivers } => {
-                self.message(mid, Stored { expires, left: 0, bytes }, receipt.then_some(publisher), &receivers);
+                self.message(mid, Stored { expires, left: 0, bytes, sent: 0 }, receipt.then_some(publisher), &receivers);
             }
             Restored::Key(record) => self.hub.keys.restore(&record),
         }

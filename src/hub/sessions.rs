@@ -9,7 +9,7 @@ use crate::hub::effects::{Closing, Effects};
 use crate::hub::links::{Flow, Hold, HoldKind};
 use crate::hub::storage::Change;
 use crate::limits::{DISK_HOLD_MAX, SESSIONS_PER_ALIAS_MAX};
-use crate::names::{Alias, LinkId, Topic};
+use crate::names::{Alias, LinkId, Mid, Topic};
 use crate::protocol::frame::{BindKind, Num, Reply};
 use crate::protocol::refusal::{Code, Refusal};
 use crate::token::Claims;
@@ -104,11 +104,10 @@ impl Hub {
     /// Everything unacknowledged goes to the session again, from the oldest on.
     pub(super) fn resend(&mut self, id: LinkId) {
         if let Some(link) = self.links.find_mut(id) {
-            link.cursor = crate::names::Mid::ZERO;
-            link.generation += 1;
+            link.cursor = Mid::ZERO;
             if link.flow != Flow::Congested {
                 link.flow = Flow::Waiting;
-                self.pages.make_ready(id);
+                self.pages.make_ready(link);
             }
         }
     }
@@ -138,7 +137,7 @@ impl Hub {
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
         let key = self.bound(id, named)?;
-        if !self.gather.is_storing() {
+        if !self.gather.has_room() {
             return Err(Refusal::new(Code::Unavailable, ""));
         }
         let new = topics.iter().filter(|topic| !self.aliases.is_subscribed(key, topic)).count();
@@ -173,7 +172,7 @@ impl Hub {
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
         let key = self.bound(id, named)?;
-        if !self.gather.is_storing() {
+        if !self.gather.has_room() {
             return Err(Refusal::new(Code::Unavailable, ""));
         }
         let alias = self.aliases.id(key);
@@ -189,14 +188,16 @@ impl Hub {
     /// Holds the link until what is queued is committed; answers at once if it already is.
     fn hold_for_disk(&mut self, id: LinkId, kind: HoldKind, num: Option<Num>, fx: &mut Effects) {
         self.hold(id, kind, num);
-        self.release_committed(id, fx);
+        if !self.release_committed(id, fx) {
+            self.timers.unstored.push_back((self.gather.last_queued(), id));
+        }
     }
 
     pub(super) fn hold(&mut self, id: LinkId, kind: HoldKind, num: Option<Num>) {
         let deadline = self.now.mono + DISK_HOLD_MAX.as_micros() as u64;
         if let Some(link) = self.links.find_mut(id) {
             link.hold = Some(Box::new(Hold { kind, num, deadline }));
-            self.timers.holding.push(id);
+            self.timers.holding.push_back((deadline, id));
         }
     }
 
@@ -214,6 +215,10 @@ impl Hub {
     pub(super) fn end_link(&mut self, id: LinkId) {
         let Some(link) = self.links.close(id) else { return };
         self.leave_rooms(id, &link.rooms);
+        if link.queued {
+            let links = &self.links;
+            self.pages.forget(|id| links.find(id).is_some());
+        }
         let Some(key) = link.alias else { return };
         let now = self.now;
         let entry = self.aliases.get_mut(key);
@@ -233,9 +238,10 @@ impl Hub {
         }
     }
 
-    /// Forgets an alias of which nothing is known that would be missed.
+    /// Forgets an alias of which nothing is known that would be missed. Not during a fan-out, whose list may name it: then
+    /// the walk over all aliases does it.
     pub(super) fn forget_if_empty(&mut self, key: AliasKey) {
-        if self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
+        if self.fan_out.is_some() || self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
             return;
         }
         if let Some(id) = self.aliases.forget(key).and_then(|entry| entry.id) {

@@ -1,1 +1,10 @@
-//! t
+//! The hub's own tests: this input at this time has exactly these effects, and none else.
+
+mod catch_up;
+mod door;
+mod ending;
+mod links;
+pub(super) mod model;
+mod publish;
+pub(super) mod scene;
+mod storing;

@@ -1,5 +1,7 @@
 //! Flow: everything that happens because time passed. The driver asks when to call, and calls.
 
+use std::collections::VecDeque;
+
 use crate::hub::effects::{Closing, Effects};
 use crate::hub::storage::Change;
 use crate::hub::{Hub, Now};
@@ -12,14 +14,20 @@ const SWEEP_EVERY_US: u64 = 1_000_000;
 const WAITS_EVERY_US: u64 = 100_000;
 /// Aliases looked at in one sweep: 100,000 take half an hour.
 const ALIASES_PER_SWEEP: usize = 64;
+/// The last time seen of an alias that is online is written when it has moved by this much: after a crash it must not look as if
+/// it had been gone since its session began.
+const ONLINE_SAVED_EVERY_MS: u64 = 24 * 3_600_000;
 /// Old reports and door log entries are deleted this often.
 const HOUSEKEEPING_EVERY_US: u64 = 3_600 * 1_000_000;
 
 /// What is due when.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    /// Links that something holds.
-    pub holding: Vec<LinkId>,
+    /// Links that something held, and until when at most (monotonic, µs): all are held equally long, so earliest first.
+    /// What held them may be over.
+    pub holding: VecDeque<(u64, LinkId)>,
+    /// Those among them that wait until so many changes are committed, in that order.
+    pub unstored: VecDeque<(u64, LinkId)>,
     /// A buffer for graces that are over.
     pub due: Vec<Mid>,
     next_sweep: u64,
@@ -57,7 +65,9 @@ impl Hub {
         if now.mono >= self.timers.next_sweep {
             self.timers.next_sweep = now.mono + SWEEP_EVERY_US;
             self.sweep_links(fx);
-            self.sweep_aliases();
+            if self.fan_out.is_none() {
+                self.sweep_aliases();
+            }
             self.live_only.prune(now.mono);
             self.prune_keys();
             self.pages.retry_failed();
@@ -71,16 +81,11 @@ impl Hub {
     }
 
     fn give_up_holds(&mut self, fx: &mut Effects) {
-        let now = self.now.mono;
-        let holding = std::mem::take(&mut self.timers.holding);
-        for id in holding {
-            match self.link(id).and_then(|link| link.hold.as_ref()).map(|hold| hold.deadline) {
-                Some(deadline) if deadline <= now => {
-                    self.give_up_hold(id, fx);
-                    self.run_backlog(id, fx);
-                }
-                Some(_) => self.timers.holding.push(id),
-                None => {}
+        while let Some((deadline, id)) = self.timers.holding.pop_front_if(|(deadline, _)| *deadline <= self.now.mono) {
+            let holds = self.link(id).and_then(|link| link.hold.as_ref()).is_some_and(|hold| hold.deadline == deadline);
+            if holds {
+                self.give_up_hold(id, fx);
+                self.run_backlog(id, fx);
             }
         }
     }
@@ -112,9 +117,17 @@ impl Hub {
             self.timers.alias_place = (self.timers.alias_place + 1) % self.aliases.places();
             let Some(key) = self.aliases.at_place(self.timers.alias_place) else { continue };
             self.purge_owed(key);
-            let entry = self.aliases.get(key);
+            let entry = self.aliases.get_mut(key);
+            if entry.is_online() {
+                entry.last_seen = self.now.wall;
+                entry.last_seen_service = self.now.service;
+                if entry.saved && entry.saved_seen + ONLINE_SAVED_EVERY_MS <= self.now.service {
+                    self.save_alias(key);
+                }
+                continue;
+            }
             let gone_for = self.now.service.saturating_sub(entry.last_seen_service);
-            let lapsed = !entry.is_online() && entry.owed.is_empty() && gone_for >= ALIAS_LIFE.as_millis() as u64;
+            let lapsed = entry.owed.is_empty() && gone_for >= ALIAS_LIFE.as_millis() as u64;
             if lapsed && !entry.is_forgettable() {
                 let name = entry.name.clone();
                 log::info!("alias_forgotten alias={name} topics={} days={}", entry.topics.len(), ALIAS_LIFE.as_secs() / 86_400);

@@ -1,6 +1,6 @@
 //! The index of what waits: per message one small entry, per alias a list of mids. It knows no link and no publish.
 //!
-//! A message that ends for everybody at once (expiry, recall) only loses its entry here; its mid stays in the lists of its
+//! A message that ends for everybody at once, by expiry, only loses its entry here; its mid stays in the lists of its
 //! receivers until they are next looked at ([`purge`]), so that ending a message costs the same for one receiver and a thousand.
 
 use std::cmp::Reverse;
@@ -18,6 +18,8 @@ pub(super) struct Stored {
     pub left: u32,
     /// Bytes of the body.
     pub bytes: u32,
+    /// When it was pushed: monotonic, µs; 0: by an earlier process.
+    pub sent: u64,
 }
 
 /// All committed messages that somebody is still owed.
@@ -28,11 +30,18 @@ pub(super) struct Waiting {
     expiry: BinaryHeap<Reverse<(u64, Mid)>>,
     /// Whose receipts: the few messages that asked for them.
     receipts: NumberMap<Mid, Option<Alias>>,
+    /// Messages that have expired.
+    expired: u64,
 }
 
 impl Waiting {
     pub(super) fn len(&self) -> usize {
         self.stored.len()
+    }
+
+    /// How many messages have expired so far: an alias's list that was cleared at this count has nothing to clear.
+    pub(super) fn expired(&self) -> u64 {
+        self.expired
     }
 
     pub(super) fn get(&self, mid: Mid) -> Option<Stored> {
@@ -85,6 +94,7 @@ impl Waiting {
             }
             self.expiry.pop();
             if let Some(stored) = self.stored.remove(&mid) {
+                self.expired += 1;
                 return Some((mid, stored, self.receipts.remove(&mid).is_some()));
             }
         }

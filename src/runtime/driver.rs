@@ -50,6 +50,14 @@ pub(super) struct Shared {
 struct Lanes {
     door: VecDeque<Input>,
     normal: VecDeque<Input>,
+    /// A front-end's direct call had effects: outboxes are to be written and timers looked at.
+    acted: bool,
+}
+
+impl Lanes {
+    fn is_empty(&self) -> bool {
+        self.door.is_empty() && self.normal.is_empty() && !self.acted
+    }
 }
 
 /// The hub and what its effects need. One task turns it; a front-end may look into it between turns.
@@ -122,6 +130,7 @@ impl Shared {
         let result = call(hub, now, fx);
         core.apply(now);
         drop(core);
+        self.lanes().acted = true;
         self.wake.wake();
         result
     }
@@ -159,6 +168,8 @@ enum Turn {
 fn turn(shared: &Shared) -> Turn {
     let mut core = shared.core();
     let mut now = shared.clock.now();
+    // What was done meanwhile by direct calls is written by this turn.
+    shared.lanes().acted = false;
     let mut deliveries = 0;
     for _ in 0..INPUTS_PER_TURN_MAX {
         let Some(input) = next_input(shared) else { break };
@@ -170,11 +181,7 @@ fn turn(shared: &Shared) -> Turn {
             break;
         }
     }
-    while core.hub.has_work() && deliveries < DELIVERIES_PER_TURN_MAX && !shared.door_waits.load(Ordering::Acquire) {
-        let Core { hub, fx, .. } = &mut *core;
-        hub.proceed(now, fx);
-        deliveries += core.apply(now);
-    }
+    go_on(&mut core, now, &shared.door_waits);
     now.mono = clock::mono_us();
     if now.mono >= core.hub.next_tick() {
         let Core { hub, fx, .. } = &mut *core;
@@ -185,11 +192,24 @@ fn turn(shared: &Shared) -> Turn {
     hub.begin_batch(now, fx);
     core.apply(now);
     core.flush();
-    let lanes = shared.lanes();
-    if core.hub.has_work() || !lanes.door.is_empty() || !lanes.normal.is_empty() {
+    if core.hub.has_work() || !shared.lanes().is_empty() {
         return Turn::Again;
     }
     Turn::Idle { until: core.hub.next_tick() }
+}
+
+/// Goes on with work that was cut into slices: at least one, and as many deliveries as inputs may cause, so that neither
+/// starves the other. A door waits for one slice at most.
+fn go_on(core: &mut Core, now: Now, door_waits: &AtomicBool) {
+    let mut deliveries = 0;
+    while core.hub.has_work() && deliveries < DELIVERIES_PER_TURN_MAX {
+        let Core { hub, fx, .. } = &mut *core;
+        hub.proceed(now, fx);
+        deliveries += core.apply(now);
+        if door_waits.load(Ordering::Acquire) {
+            return;
+        }
+    }
 }
 
 fn next_input(shared: &Shared) -> Option<Input> {
@@ -232,11 +252,9 @@ async fn wait(shared: &Shared, timer: &mut Timer, until: u64) {
         if !std::mem::take(&mut first) {
             return Poll::Ready(());
         }
-        let lanes = shared.lanes();
-        if !lanes.door.is_empty() || !lanes.normal.is_empty() {
+        if !shared.lanes().is_empty() {
             return Poll::Ready(());
         }
-        drop(lanes);
         timer.poll(context, until)
     })
     .await;
@@ -313,6 +331,7 @@ impl Core {
         }
         fx.clear();
         self.fx = fx;
+        // Neither has effects of its own: what is read on comes from `proceed`.
         while let Some((link, from)) = self.congested.pop() {
             self.hub.handle(now, Input::Congested { link, from }, &mut self.fx);
             let has_room = self.outbox(link).is_some_and(|outbox| !outbox.congested());
@@ -422,7 +441,9 @@ impl Core {
     fn close(&mut self, link: LinkId, why: Closing) {
         match self.disconnect(link) {
             Some(Outlet::Line(outbox)) => {
-                log::info!("link_closed link={link} reason={}", why.as_str());
+                if why != Closing::Finished {
+                    log::info!("link_closed link={link} reason={}", why.as_str());
+                }
                 if outbox.close() {
                     self.touched.push(outbox);
                 }

@@ -22,8 +22,10 @@ use crate::limits::{DOOR_FRAMES_QUEUED_MAX, OPENING_AGE_MAX};
 use crate::names::LinkId;
 use crate::runtime::clock;
 
-/// A closed link's socket goes so long after the last byte, also if the peer does not close its side.
+/// A closed link's socket goes after so long, also if the peer neither reads what is left nor closes its side.
 const LINGER: Duration = Duration::from_secs(2);
+/// A peer that has closed its sending side may take so long to read its last answers.
+const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(30);
 /// A buffer that has grown beyond this is not kept for reuse.
 const SPARE_BYTES_MAX: usize = 16 << 10;
 /// From the first opening on, what the kernel holds for a door dies with the connection after this (Protocol §7).
@@ -78,6 +80,8 @@ struct State {
     owes_ready: bool,
     /// Ends once everything is written.
     closing: bool,
+    /// The peer has closed its side: nobody needs to wait for that.
+    peer_finished: bool,
     /// TCP_USER_TIMEOUT is set to the doors' 5 s.
     is_door: bool,
 }
@@ -222,8 +226,15 @@ impl Outbox {
     pub(super) fn congested(&self) -> bool {
         let mut state = self.state();
         state.refusing = false;
-        state.congested = state.waiting() > self.bounds.per_link / 2;
+        state.congested = !self.has_room(&state);
         state.congested
+    }
+
+    /// Whether a link that was full is read and pushed to again: well below its bound, and not for nothing where all links
+    /// together are over theirs. Told apart from [`Outbox::is_full`] so that the two do not take turns without any byte moving.
+    fn has_room(&self, state: &State) -> bool {
+        let waiting = state.waiting();
+        waiting == 0 || (waiting <= self.bounds.per_link / 2 && self.bounds.held.load(Ordering::Relaxed) <= self.bounds.total)
     }
 
     /// Adds a door frame, ahead of all lines that are not being written. True: untouched so far.
@@ -253,6 +264,11 @@ impl Outbox {
         untouched
     }
 
+    /// The peer has closed its sending side.
+    pub(super) fn peer_finished(&self) {
+        self.state().peer_finished = true;
+    }
+
     /// Ends the link now, whatever waits.
     pub(super) fn cut(&self) {
         // Fails only if it is cut already.
@@ -263,6 +279,9 @@ impl Outbox {
     pub(super) fn flush(self: &Arc<Self>, spare: &mut Vec<Vec<u8>>) {
         let mut state = self.state();
         state.touched = false;
+        if state.closing && !state.peer_finished {
+            self.cut_soon(LINGER);
+        }
         if state.writing {
             return;
         }
@@ -272,15 +291,19 @@ impl Outbox {
                 self.end_if_closing(&state);
             }
             Written::Blocked => {
+                if state.closing && state.peer_finished {
+                    self.cut_soon(LAST_ANSWERS_WAIT);
+                }
                 state.writing = true;
-                drop(state);
                 async_std::task::spawn(Arc::clone(self).write_on());
             }
             Written::Broken => {
                 drop(state);
-                self.cut();
+                return self.cut();
             }
         }
+        // Also when no writer task was needed: the outbox may have been full for a moment within the turn.
+        self.tell_of_room(state);
     }
 
     /// Writes until the socket takes no more.
@@ -334,9 +357,9 @@ impl Outbox {
         result
     }
 
-    /// Below half of the bound the link is read again, and the hub pushes again.
+    /// Once there is room the link is read again, and the hub pushes again.
     fn tell_of_room(&self, mut state: MutexGuard<'_, State>) {
-        if state.waiting() > self.bounds.per_link / 2 {
+        if !self.has_room(&state) {
             return;
         }
         let owes_ready = std::mem::take(&mut state.owes_ready);
@@ -350,17 +373,22 @@ impl Outbox {
         }
     }
 
-    /// Everything is written and the link is to end: FIN now, and the socket goes soon, whatever the peer does.
+    /// Everything is written and the link is to end: FIN.
     fn end_if_closing(&self, state: &State) {
         if state.closing {
-            let stream = self.stream.clone();
             // Fails only if the connection is gone already.
-            let _ = stream.shutdown(Shutdown::Write);
-            async_std::task::spawn(async move {
-                async_std::task::sleep(LINGER).await;
-                let _ = stream.shutdown(Shutdown::Both);
-            });
+            let _ = self.stream.shutdown(Shutdown::Write);
         }
+    }
+
+    /// The link is to end: its socket goes soon, whatever the peer reads or sends.
+    fn cut_soon(&self, wait: Duration) {
+        let stream = self.stream.clone();
+        async_std::task::spawn(async move {
+            async_std::task::sleep(wait).await;
+            // Fails only if the connection is gone already.
+            let _ = stream.shutdown(Shutdown::Both);
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use futures::AsyncRead;
 
@@ -26,6 +26,9 @@ use crate::server::listener::{Accepted, Permit};
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Bytes of a closed link that are read and thrown away, so that its peer sees the error and no reset (G8).
 const DRAIN_BYTES_MAX: usize = 64 << 10;
+
+/// A method of 16 letters and the space behind it: what must have come to tell an HTTP request.
+const METHOD_BYTES_MAX: usize = 17;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
@@ -79,47 +82,55 @@ struct Connection {
 
 impl Connection {
     async fn run(&mut self) {
-        while let Some(batch) = poll_fn(|context| self.poll_batch(context)).await {
-            if !self.hand_over(batch).await {
-                break;
+        loop {
+            match poll_fn(|context| self.poll_batch(context)).await {
+                Read::Batch(batch) => {
+                    if !self.hand_over(batch).await {
+                        break;
+                    }
+                }
+                Read::Finished => return self.link.finish().await,
+                Read::Closing => break,
+                Read::Broken => return,
             }
         }
-        if self.link.is_closing() {
-            drain(&self.link).await;
-        }
+        drain(&self.link).await;
     }
 
-    /// Reads until a batch of frames is there. `None`: the link is over.
-    fn poll_batch(&mut self, context: &mut std::task::Context<'_>) -> Poll<Option<Batch>> {
+    /// Reads until a batch of frames is there, or no more can come.
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Read> {
         if self.reader.used < self.reader.kept.len() {
-            return Poll::Ready(Some(self.reader.next_kept()));
+            return Poll::Ready(Read::Batch(self.reader.next_kept()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
                 let read = match Pin::new(&mut self.link.stream()).poll_read(context, scratch) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
                     Poll::Ready(Ok(read)) => read,
                 };
                 if self.link.is_closing() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Read::Closing);
                 }
                 let bytes = &scratch[..read];
                 if !self.reader.begun && self.is_http(bytes) {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Read::Broken);
                 }
                 let batch = self.reader.take(bytes);
                 if !batch.frames.is_empty() {
-                    return Poll::Ready(Some(batch));
+                    return Poll::Ready(Read::Batch(batch));
                 }
             }
         })
     }
 
-    /// An HTTP request to this port is closed unanswered (Protocol §6).
+    /// An HTTP request to this port is closed unanswered (Protocol §6), however its first bytes were cut into packets.
     fn is_http(&mut self, bytes: &[u8]) -> bool {
-        self.reader.begun = true;
-        let is_http = line::is_http(bytes);
+        let begin = self.reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX);
+        let begin: Vec<u8> = begin.collect();
+        self.reader.begun = begin.len() == METHOD_BYTES_MAX || begin.contains(&b'\n');
+        let is_http = line::is_http(&begin);
         if is_http {
             self.server.http_closed.fetch_add(1, Ordering::Relaxed);
         }
@@ -132,9 +143,8 @@ impl Connection {
         let last = !self.admit(&mut frames) || overlong;
         self.link.ready().await;
         self.link.submit(frames);
-        // The hub ends the link: nothing more is read until it has.
-        while last && !self.link.is_closing() {
-            self.link.ready().await;
+        if last {
+            self.link.closed().await;
         }
         !last
     }
@@ -179,6 +189,18 @@ async fn drain(link: &TcpLink) {
     .await;
 }
 
+/// What reading came to.
+enum Read {
+    /// Frames.
+    Batch(Batch),
+    /// The peer has closed its sending side.
+    Finished,
+    /// The hub has ended the link.
+    Closing,
+    /// The connection is broken, or not worth an answer.
+    Broken,
+}
+
 /// Frames that were read together.
 struct Batch {
     frames: Vec<Request>,
@@ -192,7 +214,7 @@ struct Reader {
     /// Bytes read beyond the last batch; empty while idle.
     kept: Vec<u8>,
     used: usize,
-    /// The first bytes have been looked at.
+    /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.
     admitted: bool,
@@ -223,6 +245,12 @@ impl Reader {
     }
 }
 
+/// Whether a batch must end behind that frame: its answer may fill an outbox alone, and the next batch waits until there is room
+/// (Protocol §5).
+fn ends_batch(body: &Body) -> bool {
+    matches!(body, Body::Pull { .. } | Body::GetTopic { .. })
+}
+
 /// As many frames as a batch may have.
 fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
     let mut frames = Vec::new();
@@ -232,7 +260,12 @@ fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
             Ok(None) => break,
             Ok(Some(line)) => {
                 bytes += line.len();
-                frames.push(decode::request(line));
+                let frame = decode::request(line);
+                let is_last = ends_batch(&frame.body);
+                frames.push(frame);
+                if is_last {
+                    break;
+                }
             }
             Err(_) => {
                 let body = Body::Refused(Refusal::new(Code::TooLarge, "limits.frame"));

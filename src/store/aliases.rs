@@ -1,6 +1,6 @@
 //! Statements about aliases and what they are subscribed to.
 
-use rusqlite::{Connection, Result, Row};
+use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use crate::hub::storage::{AliasId, AliasRecord};
 use crate::names::{Topic, Transport};
@@ -12,9 +12,14 @@ pub(super) const ALL: &str = "SELECT id, name, first_seen, last_seen, last_seen_
 pub(super) const ALL_SUBSCRIPTIONS: &str =
     "SELECT alias, topic FROM subscription WHERE alias IN (SELECT id FROM alias) ORDER BY alias, topic";
 
-/// Inserts or replaces an alias.
+/// Inserts or replaces an alias. An older row of the same name gives way: the hub has forgotten it, and on a full disk that is
+/// not written in order.
 pub(super) fn save(connection: &Connection, alias: &AliasRecord) -> Result<()> {
-    // Not REPLACE: that would also delete another alias of this name, with all that it is owed.
+    let older = "SELECT id FROM alias WHERE name = ?1 AND id <> ?2";
+    let key = (alias.name.as_str(), number(alias.id.0)?);
+    if let Some(id) = connection.prepare_cached(older)?.query_row(key, |row| get_number(row, 0)).optional()? {
+        forget(connection, AliasId(id))?;
+    }
     let sql = "INSERT INTO alias (id, name, first_seen, last_seen, last_seen_service, transport, info) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET name = ?2, first_seen = ?3, \
                last_seen = ?4, last_seen_service = ?5, transport = ?6, info = ?7";

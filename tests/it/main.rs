@@ -1,7 +1,13 @@
 //! The product as its users have it: the real binary, real sockets, real files, killed with SIGKILL.
 //!
 //! `porter` starts and ends processes, `clients` are small peers that speak the wire; every other file proves one part.
-#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test that can't go on has failed, and nobody imports it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
+)]
 
 mod clients;
 mod crash;

@@ -1,0 +1,148 @@
+//! Deliveries that end: acknowledgement, expiry, cap, recall; what others are told of it (Protocol §5, §10).
+
+use super::scene::*;
+use crate::limits::{DELIVERIES_PER_TURN_MAX, Limits};
+use crate::names::Mid;
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn the_other_sessions_that_were_sent_it_stop_ringing() {
+    let mut scene = Scene::new();
+    let (old, phone, acking) = (scene.session("a"), scene.phone("a"), scene.phone("a"));
+    let extended = scene.open();
+    scene.send(extended, [extended_heartbeat("a")]);
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a"]).frame()]);
+    let late = scene.phone("a");
+    assert_eq!(late.index, 5);
+    scene.turn(crate::hub::Input::Congested { link: late, from: Mid::new(1) });
+    assert_eq!(scene.send(acking, [ack(&[1])]), ["1? 15 1", "3? 15 1", "4: -6 1 online=1 stored=0", "ready 2"]);
+    assert_eq!(scene.send(phone, [ack(&[1])]), ["ready 1"], "an ended mid is silently fine");
+    assert_eq!(scene.send(old, [ack(&[99]), ack(&[])]), ["ready 0"], "an unknown one too");
+}
+
+#[test]
+fn an_acknowledgement_of_many_and_one_that_binds() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a"]).frame(), to(&["a"]).frame(), to(&["a"]).frame()]);
+    scene.settle();
+    let link = scene.open();
+    assert_eq!(scene.send(link, [ack_as("a", &[1, 3])]), ["ready 1", "read 2", "commit delete 1; delete 3"]);
+}
+
+#[test]
+fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
+    let mut scene = Scene::new();
+    let (publisher, a) = (scene.phone("p"), scene.session("a"));
+    assert_eq!(
+        scene.send(publisher, [to(&["a", "b"]).receipt().frame()]),
+        ["push 1 to 1", "ready 0", "commit alias a1=a; report 1 a waiting; alias a2=b; report 1 b waiting; save 1 to a1 a2"]
+    );
+    assert_eq!(scene.send(a, [ack(&[1])]), ["0? 13 1 a", "ready 1"]);
+    assert_eq!(scene.commit(), ["0: -6 1 online=1 stored=1", "commit end 1 a1; report 1 a acknowledged"]);
+    scene.commit();
+    let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
+    assert_eq!((ended, effects.as_slice()), (Some(1), &["commit delete 1; report 1 b recalled".to_owned()][..]));
+}
+
+#[test]
+fn a_line_of_a_report_names_who_acknowledged_even_if_it_is_forgotten_before_the_commit() {
+    let mut scene = Scene::new();
+    let (publisher, quick) = (scene.open(), scene.session("quick"));
+    scene.send(publisher, [to(&["off"]).frame()]);
+    scene.send(publisher, [to(&["quick"]).receipt().frame()]);
+    scene.send(quick, [ack(&[2])]);
+    scene.gone(quick);
+    scene.session("other");
+    assert_eq!(scene.commit(), ["0: -6 1 online=0 stored=1", "commit report 2 quick acknowledged"]);
+    assert_eq!(scene.commit(), ["0: -6 2 online=1 stored=0"]);
+}
+
+#[test]
+fn time_to_live_ends_deliveries_in_slices_and_no_page_carries_them() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    let count = DELIVERIES_PER_TURN_MAX + 100;
+    for _ in 0..count {
+        scene.send(publisher, [to(&["a", "b"]).ttl(60).frame()]);
+    }
+    scene.send(publisher, [to(&["a"]).frame()]);
+    scene.settle();
+    scene.pass(std::time::Duration::from_secs(60));
+    let link = scene.open();
+    assert_eq!(scene.send(link, [heartbeat("a")])[2], format!("read {}", count + 1), "over, though not yet taken out");
+    let effects = scene.tick();
+    assert_eq!(effects[0].matches("delete").count(), DELIVERIES_PER_TURN_MAX);
+    assert_eq!(scene.hub.load().deliveries, 201);
+    scene.settle();
+    scene.ms(100);
+    scene.settle();
+    assert_eq!((scene.hub.load().deliveries, scene.hub.load().messages), (1, 1));
+    assert_eq!(scene.hub.counters().expired, 2 * count as u64);
+    assert_eq!(scene.model.messages.len(), 1);
+}
+
+#[test]
+fn an_expired_report_is_closed() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a"]).ttl(1).receipt().frame()]);
+    scene.settle();
+    assert_eq!(scene.ms(1_000), ["commit delete 1; close_report 1 expired; forget a1"]);
+}
+
+#[test]
+fn over_the_cap_the_oldest_is_dropped_but_not_for_what_has_expired() {
+    let mut scene = Scene::with(Limits { deliveries_per_alias: 3, ..limits() });
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a"]).frame(), to(&["a"]).ttl(1).frame(), to(&["a"]).frame()]);
+    scene.settle();
+    scene.ms(1_000);
+    scene.settle();
+    scene.send(publisher, [to(&["a"]).frame()]);
+    scene.settle();
+    assert_eq!(scene.hub.counters().dropped, 0);
+    assert_eq!(scene.send(publisher, [to(&["a"]).frame()]), ["ready 0", "commit delete 1; save 5 to a1"]);
+    assert_eq!(scene.hub.counters().dropped, 1);
+    assert_eq!(scene.hub.load().deliveries, 3);
+}
+
+#[test]
+fn the_cap_may_drop_what_is_not_committed() {
+    let mut scene = Scene::with(Limits { deliveries_per_alias: 1, ..limits() });
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a"]).frame()]);
+    assert_eq!(scene.send(publisher, [to(&["a"]).frame()]), ["0: -6 1 online=0 stored=1", "ready 0"], "its last delivery ended");
+    assert_eq!(scene.commit(), ["commit delete 1; save 2 to a1"]);
+}
+
+#[test]
+fn recall_ends_what_is_not_acknowledged_and_tells_the_phones() {
+    let mut scene = Scene::new();
+    let (a, _phone, publisher) = (scene.session("a"), scene.phone("b"), scene.open());
+    scene.send(publisher, [to(&["a", "b", "c"]).frame()]);
+    scene.settle();
+    scene.send(a, [ack(&[1])]);
+    scene.settle();
+    let mut lines: Vec<String> = scene.hub.waiting_for(Mid::new(1)).iter().map(|line| line.alias.to_string()).collect();
+    lines.sort();
+    assert_eq!(lines, ["b", "c"]);
+    let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
+    assert_eq!(ended, Some(2));
+    assert_eq!(effects, ["1? 15 1", "commit end 1 a2; delete 1"]);
+    assert_eq!(scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx)).0, None);
+    assert_eq!(scene.hub.load().deliveries, 0);
+}
+
+#[test]
+fn a_recall_before_the_commit_answers_the_publish() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a"]).frame()]);
+    let (_, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
+    assert_eq!(effects, ["0: -6 1 online=0 stored=1"]);
+    assert_eq!(scene.commit(), ["commit delete 1"]);
+    assert_eq!(scene.commit(), NONE);
+}
