@@ -193,11 +193,7 @@ fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fa
 fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, server: Arc<TcpServer>) {
     let (permits, signal) = (Arc::clone(permits), signal.clone());
     async_std::task::spawn(async move {
-        let serve = |accepted| {
-            let server = Arc::clone(&server);
-            async move { server.serve(accepted).await }
-        };
-        listener.run(permits, signal, serve).await;
+        listener.run(permits, signal, |accepted| server.serve(accepted)).await;
     });
 }
 

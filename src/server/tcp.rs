@@ -4,8 +4,8 @@
 //! bytes are read into a scratch that all links of a thread share, and only an incomplete rest is kept.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::handle::{Handle, TcpLink};
 use crate::server::gate::Gate;
-use crate::server::listener::Accepted;
+use crate::server::listener::{Accepted, Permit};
 
 /// Bytes of the scratch that one read fills at most.
 const SCRATCH_BYTES: usize = 64 << 10;
@@ -56,47 +56,68 @@ impl TcpServer {
         self.http_closed.load(Ordering::Relaxed)
     }
 
-    /// Serves one connection until it ends.
-    pub async fn serve(&self, accepted: Accepted) {
-        let Accepted { stream, peer, permit: _permit } = accepted;
-        let link = self.handle.open_tcp(stream, peer.ip());
-        let mut reader = Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false };
+    /// Serves one connection until it ends. All that a link keeps while it is idle is in its [`Connection`]: an `async fn` would
+    /// keep its arguments a second time.
+    pub fn serve(self: &Arc<TcpServer>, accepted: Accepted) -> impl Future<Output = ()> + Send + use<> {
+        let Accepted { stream, peer, permit } = accepted;
+        let mut connection = Connection {
+            link: self.handle.open_tcp(stream, peer.ip()),
+            reader: Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false },
+            address: peer.ip(),
+            server: Arc::clone(self),
+            _permit: permit,
+        };
+        async move { connection.run().await }
+    }
+}
+
+/// One connection and its reading side.
+struct Connection {
+    link: TcpLink,
+    reader: Reader,
+    address: IpAddr,
+    server: Arc<TcpServer>,
+    _permit: Permit,
+}
+
+impl Connection {
+    async fn run(&mut self) {
         loop {
-            match poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {
+            match poll_fn(|context| self.poll_batch(context)).await {
                 Read::Batch(batch) => {
-                    if !self.hand_over(&link, &mut reader, peer, batch).await {
+                    if !self.hand_over(batch).await {
                         break;
                     }
                 }
-                Read::Finished => return link.finish().await,
+                Read::Finished => return self.link.finish().await,
                 Read::Closing => break,
                 Read::Broken => return,
             }
         }
-        drain(&link).await;
+        drain(&self.link).await;
     }
 
     /// Reads until a batch of frames is there, or no more can come.
-    fn poll_batch(&self, context: &mut Context<'_>, link: &TcpLink, reader: &mut Reader) -> Poll<Read> {
-        if reader.used < reader.kept.len() {
-            return Poll::Ready(Read::Batch(reader.next_kept()));
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Read> {
+        if self.reader.used < self.reader.kept.len() {
+            return Poll::Ready(Read::Batch(self.reader.next_kept()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
-                let read = match Pin::new(&mut link.stream()).poll_read(context, scratch) {
+                let read = match Pin::new(&mut self.link.stream()).poll_read(context, scratch) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
                     Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
                     Poll::Ready(Ok(read)) => read,
                 };
-                if link.is_closing() {
+                if self.link.is_closing() {
                     return Poll::Ready(Read::Closing);
                 }
                 let bytes = &scratch[..read];
-                if !reader.begun && self.is_http(reader, bytes) {
+                if !self.reader.begun && self.is_http(bytes) {
                     return Poll::Ready(Read::Broken);
                 }
-                let batch = reader.take(bytes);
+                let batch = self.reader.take(bytes);
                 if !batch.frames.is_empty() {
                     return Poll::Ready(Read::Batch(batch));
                 }
@@ -105,46 +126,49 @@ impl TcpServer {
     }
 
     /// An HTTP request to this port is closed unanswered (Protocol §6), however its first bytes were cut into packets.
-    fn is_http(&self, reader: &mut Reader, bytes: &[u8]) -> bool {
-        let begin = reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX);
-        let begin: Vec<u8> = begin.collect();
-        reader.begun = begin.len() == METHOD_BYTES_MAX || begin.contains(&b'\n');
+    fn is_http(&mut self, bytes: &[u8]) -> bool {
+        let begin: Vec<u8> = self.reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX).collect();
+        self.reader.begun = begin.len() == METHOD_BYTES_MAX || begin.contains(&b'\n');
         let is_http = line::is_http(&begin);
         if is_http {
-            self.http_closed.fetch_add(1, Ordering::Relaxed);
+            self.server.http_closed.fetch_add(1, Ordering::Relaxed);
         }
         is_http
     }
 
     /// Gives the hub a batch when it is ready for one. False: the link is over.
-    async fn hand_over(&self, link: &TcpLink, reader: &mut Reader, peer: SocketAddr, batch: Batch) -> bool {
+    async fn hand_over(&mut self, batch: Batch) -> bool {
         let Batch { mut frames, overlong } = batch;
-        if !reader.admitted {
-            reader.admitted = true;
-            let token = frames.first_mut().and_then(|first| first.token.take());
-            match self.gate.admit(peer.ip(), token.as_deref(), self.handle.token_time_s()) {
-                Ok(None) => {}
-                Ok(Some(claims)) => link.set_claims(Arc::new(claims)),
-                Err(refusal) => {
-                    link.ready().await;
-                    link.submit(vec![refused(refusal, frames.swap_remove(0))]);
-                    link.closed().await;
-                    return false;
+        let last = !self.admit(&mut frames) || overlong;
+        self.link.ready().await;
+        self.link.submit(frames);
+        if last {
+            self.link.closed().await;
+        }
+        !last
+    }
+
+    /// Looks at the token in the first frame of all. False: the link is refused, as the only answer to that frame.
+    fn admit(&mut self, frames: &mut Vec<Request>) -> bool {
+        if std::mem::replace(&mut self.reader.admitted, true) {
+            return true;
+        }
+        let token = frames.first_mut().and_then(|first| first.token.take());
+        match self.server.gate.admit(self.address, token.as_deref(), self.server.handle.token_time_s()) {
+            Ok(None) => true,
+            Ok(Some(claims)) => {
+                self.link.set_claims(Arc::new(claims));
+                true
+            }
+            Err(refusal) => {
+                frames.truncate(1);
+                for first in frames {
+                    first.body = Body::Refused(refusal);
                 }
+                false
             }
         }
-        link.ready().await;
-        link.submit(frames);
-        if overlong {
-            link.closed().await;
-        }
-        !overlong
     }
-}
-
-/// The refusal of a link as the answer to its first frame.
-fn refused(refusal: Refusal, first: Request) -> Request {
-    Request { body: Body::Refused(refusal), num: first.num, token: None }
 }
 
 /// Reads and throws away what a peer still sends, so that it gets the error that ended its link instead of a reset.
@@ -220,12 +244,6 @@ impl Reader {
     }
 }
 
-/// Whether a batch must end behind that frame: its answer may fill an outbox alone, and the next batch waits until there is room
-/// (Protocol §5).
-fn ends_batch(body: &Body) -> bool {
-    matches!(body, Body::Pull { .. } | Body::GetTopic { .. })
-}
-
 /// As many frames as a batch may have.
 fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
     let mut frames = Vec::new();
@@ -235,12 +253,7 @@ fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
             Ok(None) => break,
             Ok(Some(line)) => {
                 bytes += line.len();
-                let frame = decode::request(line);
-                let is_last = ends_batch(&frame.body);
-                frames.push(frame);
-                if is_last {
-                    break;
-                }
+                frames.push(decode::request(line));
             }
             Err(_) => {
                 let body = Body::Refused(Refusal::new(Code::TooLarge, "limits.frame"));

@@ -11,6 +11,7 @@
 
 mod clients;
 mod crash;
+mod disk;
 mod memory;
 mod porter;
 mod rest;

@@ -1,0 +1,232 @@
+//! A disk that is full, and one that fails: what can be promised still is, and what was promised holds (Protocol §4, Design §6).
+//!
+//! The full disk is a small file system of its own, which needs the right to mount. The failing one is a limit on the size of
+//! files, set on the running server: each write beyond it is an error other than "no space". Neither is ever left out.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::clients::Client;
+use crate::porter::{Folder, Porter, command};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+/// Within this time a publish that can't be kept is refused (Protocol §4).
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+/// Within this time storing goes on after there is space again.
+const RESUMED_WITHIN: Duration = Duration::from_secs(10);
+/// Publishes before a disk of which the last space was taken is seen to be full.
+const PUBLISHES_MAX: u64 = 10_000;
+/// Messages stored before the disk breaks, and how many of them are acknowledged while it is broken.
+const PROMISED: usize = 100;
+const ACKNOWLEDGED: usize = 40;
+/// Bytes of the small file system: the reserve, what must be free beside it, and some room.
+const SMALL_DISK_BYTES: u64 = 112 << 20;
+
+/// What the data folder lies on, and how to take its space away.
+enum Disk {
+    /// A file system of its own, unmounted at the end; `filler` takes its space.
+    Small { filler: PathBuf },
+    /// The limit on the size of files.
+    Failing,
+}
+
+impl Disk {
+    fn small(folder: &Folder) -> Disk {
+        let data = folder.data();
+        std::fs::create_dir_all(&data).unwrap();
+        let size = format!("size={SMALL_DISK_BYTES},mode=700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "porter-test"]).arg(&data).output().unwrap();
+        let why = String::from_utf8_lossy(&mounted.stderr);
+        assert!(mounted.status.success(), "a full disk can only be tested with the right to mount one (root or CAP_SYS_ADMIN): {why}");
+        Disk::Small { filler: data.join("filler") }
+    }
+
+    /// Takes all space, or makes every write to a file fail.
+    fn break_for(&self, porter: &Porter) {
+        match self {
+            Disk::Small { filler } => {
+                let mut file = OpenOptions::new().create(true).append(true).open(filler).unwrap();
+                let zeros = vec![0; 64 << 10];
+                let error = std::iter::repeat_with(|| file.write_all(&zeros)).find_map(Result::err).unwrap();
+                assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+            }
+            Disk::Failing => limit_files(porter, Some(0)),
+        }
+    }
+
+    fn mend_for(&self, porter: &Porter) {
+        match self {
+            Disk::Small { filler } => std::fs::remove_file(filler).unwrap(),
+            Disk::Failing => limit_files(porter, None),
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Disk::Small { filler } = self {
+            let _ = Command::new("umount").arg("--lazy").arg(filler.parent().unwrap()).status();
+        }
+    }
+}
+
+/// How large a file the server may write; `None`: as it was.
+fn limit_files(porter: &Porter, bytes: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(porter.pid()).unwrap());
+    prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+}
+
+/// The server. The shell has the signal ignored that would end it at the limit: the write then fails, as on a broken disk.
+fn start(folder: &Folder) -> Porter {
+    let porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());
+    shell.current_dir(folder.path());
+    for (name, value) in porter.get_envs() {
+        assert_eq!(value, None, "the command only takes variables away");
+        shell.env_remove(name);
+    }
+    Porter::start_command(shell)
+}
+
+/// The clients of one run of the server.
+struct Site {
+    publisher: Client,
+    /// Reads and acknowledges.
+    live: Client,
+    door: Client,
+    next: u64,
+}
+
+impl Site {
+    fn new(porter: &Porter) -> Site {
+        let mut door = Client::connect(porter.tcp);
+        door.send(r#"{"t":10,"r":"gate","u":"door"}"#);
+        door.expect_nothing();
+        Site { publisher: Client::connect(porter.tcp), live: Client::bound(porter.tcp, "live"), door, next: 0 }
+    }
+
+    /// Publishes to an alias that is not there: the mid, or none if it was refused. Either comes in time.
+    fn publish_offline(&mut self) -> Option<String> {
+        self.next += 1;
+        let begin = Instant::now();
+        let answer = self.publisher.publish("away", &format!("\"{}\"", "x".repeat(1_000)), self.next);
+        assert!(begin.elapsed() < REFUSED_WITHIN, "it took {:?}: {answer}", begin.elapsed());
+        let mid = answer["mid"].as_str().map(ToOwned::to_owned);
+        assert!(mid.is_some() || answer["code"] == "unavailable", "{answer}");
+        mid
+    }
+
+    fn expect_refused(&mut self) {
+        assert_eq!(self.publish_offline(), None);
+        self.live.send(r#"{"t":2,"topic":["news"],"num":3}"#);
+        let answer = self.live.json();
+        assert_eq!((&answer["code"], &answer["num"]), (&"unavailable".into(), &3.into()), "{answer}");
+    }
+
+    /// Live traffic goes on: with an acknowledgement, without one, and to a door.
+    fn expect_live(&mut self) {
+        let begin = Instant::now();
+        self.publisher.send(r#"{"t":6,"method":"publish_to_alias","alias":"live","msg":1,"num":"live"}"#);
+        let push = self.live.json();
+        assert_eq!((&push["t"], &push["msg"]), (&5.into(), &1.into()));
+        self.live.acknowledge(push["mid"].as_str().unwrap());
+        let answer = self.publisher.json();
+        assert_eq!((&answer["t"], &answer["num"], &answer["mid"]), (&(-6).into(), &"live".into(), &push["mid"]), "{answer}");
+
+        self.publisher.send(r#"{"t":6,"method":"publish_to_alias","alias":"live","msg":2,"opts":{"time_to_live":0}}"#);
+        assert_eq!(self.publisher.json()["t"], -6);
+        assert_eq!(self.live.json()["msg"], 2);
+
+        self.live.send(r#"{"t":8,"r":"gate","u":"u1"}"#);
+        self.door.expect(r#"{"t":8,"r":"gate","u":"u1"}"#);
+        self.door.send(r#"{"t":-8,"r":"gate","u":"u1","ok":true}"#);
+        let result = self.live.json();
+        assert_eq!((&result["t"], &result["ok"]), (&(-8).into(), &true.into()), "{result}");
+        assert!(begin.elapsed() < REFUSED_WITHIN, "live traffic took {:?}", begin.elapsed());
+    }
+}
+
+/// Publishes until the disk is seen to be broken. What is answered with a mid is a promise.
+fn publish_until_refused(site: &mut Site, promised: &mut BTreeSet<String>) {
+    while let Some(mid) = site.publish_offline() {
+        promised.insert(mid);
+        assert!(site.next < PUBLISHES_MAX, "the disk does not get full");
+    }
+}
+
+/// All promises reach the alias that was away; nothing that it acknowledged comes again.
+fn expect_promised(porter: &Porter, promised: &BTreeSet<String>, acknowledged: &BTreeSet<String>) {
+    let mut away = Client::bound(porter.tcp, "away");
+    let mut left = promised.clone();
+    while !left.is_empty() {
+        let push = away.json();
+        let mid = push["mid"].as_str().unwrap();
+        assert!(!acknowledged.contains(mid), "{mid} was acknowledged and came again");
+        left.remove(mid);
+    }
+}
+
+/// Acknowledges a few of the promises for the alias that was away.
+fn acknowledge(porter: &Porter, promised: &mut BTreeSet<String>) -> BTreeSet<String> {
+    let some: BTreeSet<String> = promised.iter().take(ACKNOWLEDGED).cloned().collect();
+    promised.retain(|mid| !some.contains(mid));
+    let mut away = Client::connect(porter.tcp);
+    away.send(&format!(r#"{{"t":-5,"alias":"away","mid":{}}}"#, serde_json::to_string(&some).unwrap()));
+    away.send(r#"{"t":7}"#);
+    while away.json()["t"] != -7 {}
+    some
+}
+
+fn lives_through(folder: &Folder, disk: &Disk) {
+    let mut porter = start(folder);
+    let mut site = Site::new(&porter);
+    let mut promised: BTreeSet<String> = (0..PROMISED).map(|_| site.publish_offline().unwrap()).collect();
+    disk.break_for(&porter);
+    publish_until_refused(&mut site, &mut promised);
+    for _ in 0..3 {
+        site.expect_refused();
+        site.expect_live();
+    }
+    porter.kill();
+
+    porter = start(folder);
+    expect_promised(&porter, &promised, &BTreeSet::new());
+    site = Site::new(&porter);
+    disk.break_for(&porter);
+    publish_until_refused(&mut site, &mut promised);
+    site.expect_refused();
+    let acknowledged = acknowledge(&porter, &mut promised);
+    site.expect_live();
+    disk.mend_for(&porter);
+    let mended = Instant::now();
+    let first = loop {
+        match site.publish_offline() {
+            Some(mid) => break mid,
+            None => assert!(mended.elapsed() < RESUMED_WITHIN, "nothing is stored after {:?}:\n{}", mended.elapsed(), porter.log()),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    println!("storing again after {:?}", mended.elapsed());
+    promised.insert(first);
+    site.expect_live();
+    porter.kill();
+
+    expect_promised(&start(folder), &promised, &acknowledged);
+}
+
+#[test]
+fn a_full_disk_refuses_what_it_cannot_keep_and_nothing_else() {
+    let folder = Folder::new();
+    let disk = Disk::small(&folder);
+    lives_through(&folder, &disk);
+}
+
+#[test]
+fn a_failing_disk_refuses_what_it_cannot_keep_and_nothing_else() {
+    lives_through(&Folder::new(), &Disk::Failing);
+}
