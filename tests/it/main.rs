@@ -9,8 +9,12 @@
     reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
 )]
 
+mod cli;
 mod clients;
+mod door;
+mod limits;
 mod porter;
 mod rest;
 mod tcp;
 mod tidy;
+mod token;
