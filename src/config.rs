@@ -626,7 +626,7 @@ mod tests {
     fn the_defaults_are_the_published_ones() {
         let c = Effective::new(&Layers::default()).unwrap().config;
         assert_eq!((c.rest_port, c.websocket_port, c.socketio_port, c.tcp_port), (9900, 9000, 9906, 9800));
-        assert_eq!((c.bind, c.language, c.auth_devices), (IpAddr::from([0; 4]), Language::Zh, DeviceAuth::Private));
+        assert_eq!((c.bind, c.language, c.auth_devices), (IpAddr::from([127, 0, 0, 1]), Language::Zh, DeviceAuth::Private));
         assert_eq!((c.rest_first_page, c.rest_error_status, c.advertise_host), (1, None, None));
         assert_eq!((c.limits.frame, c.limits.outbox, c.limits.bodies), (64 << 10, 256 << 10, 1 << 30));
         assert_eq!(c.limits.tcp_idle, Duration::from_secs(180));

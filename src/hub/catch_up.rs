@@ -277,10 +277,4 @@ impl Hub {
         }
         self.batch_done(id, fx);
     }
-
-    /// Whether `alias` is still owed `mid`, for tests and reports.
-    #[must_use]
-    pub fn owes(&self, alias: &Alias, mid: Mid) -> bool {
-        self.aliases.find(alias.as_str()).is_some_and(|key| self.aliases.get(key).owed.binary_search(&mid).is_ok())
-    }
 }

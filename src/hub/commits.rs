@@ -200,7 +200,7 @@ impl Hub {
     fn answered(&mut self, id: LinkId, fx: &mut Effects) {
         if let Some(link) = self.links.find_mut(id) {
             link.unanswered = link.unanswered.saturating_sub(1);
-            if link.owes_ready {
+            if link.owes_ready || link.finished {
                 self.batch_done(id, fx);
             }
         }

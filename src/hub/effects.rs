@@ -71,8 +71,8 @@ pub enum Closing {
     BadToken,
     /// A line over the limit.
     TooLarge,
-    /// Its room's opponent (Protocol §9) or the protocol's own end; the reply said why.
-    Ended,
+    /// Its peer has sent its last frame, and all of them are answered.
+    Finished,
 }
 
 impl Closing {
@@ -85,7 +85,7 @@ impl Closing {
             Closing::Replaced => "replaced",
             Closing::BadToken => "bad_token",
             Closing::TooLarge => "too_large",
-            Closing::Ended => "ended",
+            Closing::Finished => "finished",
         }
     }
 }

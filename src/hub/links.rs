@@ -60,6 +60,8 @@ pub(super) struct Link {
     pub owes_ready: bool,
     /// When the batch was read: monotonic, µs.
     pub batch_at: u64,
+    /// No further frame will come: it ends when all are answered.
+    pub finished: bool,
 }
 
 /// Whether new messages go to a session at once.
@@ -122,6 +124,7 @@ impl Link {
             backlog: VecDeque::new(),
             owes_ready: false,
             batch_at: now,
+            finished: false,
         }
     }
 

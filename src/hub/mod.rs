@@ -82,6 +82,8 @@ pub enum Input {
         /// When they were read: monotonic, µs.
         at: u64,
     },
+    /// The peer has closed its sending side: the link ends when all its frames are answered.
+    Finished(LinkId),
     /// The link is gone.
     Gone(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
@@ -198,6 +200,7 @@ impl Hub {
         self.now = now;
         match input {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
+            Input::Finished(link) => self.finish(link, fx),
             Input::Gone(link) => self.end_link(link),
             Input::Congested { link, from } => self.congested(link, from),
             Input::Drained(link) => self.drained(link, fx),
@@ -269,9 +272,21 @@ impl Hub {
     fn batch_done(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.find_mut(id) else { return };
         let idle = link.hold.is_none() && link.backlog.is_empty();
+        if link.finished && idle && link.unanswered == 0 {
+            self.close(id, Closing::Finished, fx);
+            return;
+        }
         if link.owes_ready && idle && (link.unanswered as usize) < UNANSWERED_PER_LINK_MAX {
             link.owes_ready = false;
             fx.list.push(Effect::Ready(id));
+        }
+    }
+
+    /// The peer will send nothing more.
+    fn finish(&mut self, id: LinkId, fx: &mut Effects) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.finished = true;
+            self.batch_done(id, fx);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::hub::Hub;
 use crate::hub::gather::Health;
 use crate::hub::storage::{DeliveryState, ReportLine};
-use crate::names::{Alias, LinkId, Mid, Topic, Transport};
+use crate::names::{Alias, Mid, Topic, Transport};
 use crate::protocol::frame::RoomCounts;
 use crate::protocol::refusal::Code;
 
@@ -144,11 +144,5 @@ impl Hub {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.gather.is_idle() && self.pending.is_empty()
-    }
-
-    /// The alias bound to a link, for the log.
-    #[must_use]
-    pub fn bound_alias(&self, id: LinkId) -> Option<Alias> {
-        self.link(id)?.alias.map(|key| self.aliases.get(key).name.clone())
     }
 }

@@ -22,17 +22,23 @@ use crate::names::{Alias, BadName, Mid, RoomName, Topic, UserName};
 use crate::protocol::frame::{BindKind, Body, DoorAnswer, DoorFrame, DoorKind, Mids, Num, Publish, Receivers, Request};
 use crate::protocol::refusal::{Code, Refusal};
 
-/// Reads a frame of TCP or REST: `t` says which it is, or `type` where `t` is missing (Protocol §2).
+/// Reads a frame of TCP: `t` says which it is, or `type` where `t` is missing (Protocol §2).
 #[must_use]
 pub fn request(text: &[u8]) -> Request {
-    acknowledgement(text).unwrap_or_else(|| read(None, text))
+    acknowledgement(text).unwrap_or_else(|| read(None, |_| true, text))
+}
+
+/// Reads a frame of REST, where any but 6 and 8 is an unknown type, be it whole or not (Protocol §2).
+#[must_use]
+pub fn rest_request(text: &[u8]) -> Request {
+    read(None, |t| matches!(t, 6 | 8), text)
 }
 
 /// Reads the argument of a Socket.IO event that stands for frame `t`, whatever the frame's own `t` says (Protocol §8).
 /// A door frame without a `t` gets that one, as its first member: TCP doors need it.
 #[must_use]
 pub fn request_as(t: i32, text: &[u8]) -> Request {
-    read(Some(t), text)
+    read(Some(t), |_| true, text)
 }
 
 /// Recognises the frame that busy links send most, exactly as clients' JSON writers put it: `{"t":-5,"mid":"<digits>"}`.
@@ -43,14 +49,17 @@ fn acknowledgement(text: &[u8]) -> Option<Request> {
     Some(Request { body: Body::Acknowledge { alias: None, mids: Mids::One(mid) }, num: None, token: None })
 }
 
-fn read(event: Option<i32>, text: &[u8]) -> Request {
+fn read(event: Option<i32>, is_served: fn(i32) -> bool, text: &[u8]) -> Request {
     let mut request = Request { body: Body::Refused(BAD_JSON), num: None, token: None };
     let Ok(text) = std::str::from_utf8(text) else { return request };
     let Ok(members) = serde_json::from_str::<Members<'_>>(text) else { return request };
     let token = members.token().map(|token| request.token = token);
     let num = members.num().map(|num| request.num = num);
     // Both are read before either may refuse: a refusal carries the num back, and the token counts all the same.
-    let body = token.and(num).and_then(|()| members.t(event)).and_then(|t| members.body(t, event.is_some(), text));
+    let body = token.and(num).and_then(|()| members.t(event)).and_then(|t| match is_served(t) {
+        true => members.body(t, event.is_some(), text),
+        false => Err(Refusal::new(Code::UnknownType, Member::T.name())),
+    });
     request.body = body.unwrap_or_else(Body::Refused);
     request
 }
@@ -725,7 +734,7 @@ mod tests {
     fn the_short_way_of_acknowledgements_agrees_with_the_long_one() {
         for frame in ["{\"t\":-5,\"mid\":\"7\"}", "{\"t\":-5,\"mid\":\"007\"}", "{\"t\":-5,\"mid\":\"99999999999999999999\"}"] {
             assert!(acknowledgement(frame.as_bytes()).is_some(), "{frame}");
-            assert_eq!(acknowledgement(frame.as_bytes()), Some(read(None, frame.as_bytes())), "{frame}");
+            assert_eq!(acknowledgement(frame.as_bytes()), Some(read(None, |_| true, frame.as_bytes())), "{frame}");
         }
         for frame in
             ["{\"t\":-5,\"mid\":\"7\" }", "{\"t\":-5,\"mid\":\"\"}", "{\"t\":-5,\"mid\":\"7\",\"num\":\"1\"}", "{\"t\":-5,\"mid\":\"7"]

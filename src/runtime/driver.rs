@@ -422,7 +422,9 @@ impl Core {
     fn close(&mut self, link: LinkId, why: Closing) {
         match self.disconnect(link) {
             Some(Outlet::Line(outbox)) => {
-                log::info!("link_closed link={link} reason={}", why.as_str());
+                if why != Closing::Finished {
+                    log::info!("link_closed link={link} reason={}", why.as_str());
+                }
                 if outbox.close() {
                     self.touched.push(outbox);
                 }

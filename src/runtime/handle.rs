@@ -247,16 +247,23 @@ impl TcpLink {
         self.shared.submit(Input::Frames { link: self.id, frames, at: clock::mono_us() });
     }
 
+    /// The peer has closed its sending side. Waits until its frames are answered, as far as they will be, and the link is ended.
+    pub async fn finish(&self) {
+        self.outbox.peer_finished();
+        self.shared.submit(Input::Finished(self.id));
+        self.closed().await;
+    }
+
+    /// Waits until the hub has ended the link.
+    pub async fn closed(&self) {
+        while !self.outbox.is_closing() {
+            self.outbox.ready().await;
+        }
+    }
+
     /// What its first frame's token allows.
     pub fn set_claims(&self, claims: Arc<Claims>) {
         self.shared.act(|hub, _, _| hub.set_claims(self.id, claims));
-    }
-
-    /// Refuses the link: the error, then the end.
-    pub fn refuse(&self, code: Code, field: &'static str) {
-        let refusal = Refusal::new(code, field);
-        let request = Request { body: crate::protocol::frame::Body::Refused(refusal), num: None, token: None };
-        self.submit(vec![request]);
     }
 
     /// Its socket, to read from.

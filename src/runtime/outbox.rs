@@ -78,6 +78,8 @@ struct State {
     owes_ready: bool,
     /// Ends once everything is written.
     closing: bool,
+    /// The peer has closed its side: nobody needs to wait for that.
+    peer_finished: bool,
     /// TCP_USER_TIMEOUT is set to the doors' 5 s.
     is_door: bool,
 }
@@ -253,6 +255,11 @@ impl Outbox {
         untouched
     }
 
+    /// The peer has closed its sending side.
+    pub(super) fn peer_finished(&self) {
+        self.state().peer_finished = true;
+    }
+
     /// Ends the link now, whatever waits.
     pub(super) fn cut(&self) {
         // Fails only if it is cut already.
@@ -352,10 +359,13 @@ impl Outbox {
 
     /// Everything is written and the link is to end: FIN now, and the socket goes soon, whatever the peer does.
     fn end_if_closing(&self, state: &State) {
-        if state.closing {
-            let stream = self.stream.clone();
-            // Fails only if the connection is gone already.
-            let _ = stream.shutdown(Shutdown::Write);
+        if !state.closing {
+            return;
+        }
+        let stream = self.stream.clone();
+        // Fails only if the connection is gone already.
+        let _ = stream.shutdown(Shutdown::Write);
+        if !state.peer_finished {
             async_std::task::spawn(async move {
                 async_std::task::sleep(LINGER).await;
                 let _ = stream.shutdown(Shutdown::Both);

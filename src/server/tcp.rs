@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use futures::AsyncRead;
 
@@ -26,6 +26,9 @@ use crate::server::listener::Accepted;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Bytes of a closed link that are read and thrown away, so that its peer sees the error and no reset (G8).
 const DRAIN_BYTES_MAX: usize = 64 << 10;
+
+/// A method of 16 letters and the space behind it: what must have come to tell an HTTP request.
+const METHOD_BYTES_MAX: usize = 17;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
@@ -58,48 +61,55 @@ impl TcpServer {
         let Accepted { stream, peer, permit: _permit } = accepted;
         let link = self.handle.open_tcp(stream, peer.ip());
         let mut reader = Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false };
-        while let Some(batch) = poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {
-            let last = !self.hand_over(&link, &mut reader, peer, batch).await;
-            if last {
-                break;
+        loop {
+            match poll_fn(|context| self.poll_batch(context, &link, &mut reader)).await {
+                Read::Batch(batch) => {
+                    if !self.hand_over(&link, &mut reader, peer, batch).await {
+                        break;
+                    }
+                }
+                Read::Finished => return link.finish().await,
+                Read::Closing => break,
+                Read::Broken => return,
             }
         }
-        if link.is_closing() {
-            drain(&link).await;
-        }
+        drain(&link).await;
     }
 
-    /// Reads until a batch of frames is there. `None`: the link is over.
-    fn poll_batch(&self, context: &mut std::task::Context<'_>, link: &TcpLink, reader: &mut Reader) -> Poll<Option<Batch>> {
+    /// Reads until a batch of frames is there, or no more can come.
+    fn poll_batch(&self, context: &mut Context<'_>, link: &TcpLink, reader: &mut Reader) -> Poll<Read> {
         if reader.used < reader.kept.len() {
-            return Poll::Ready(Some(reader.next_kept()));
+            return Poll::Ready(Read::Batch(reader.next_kept()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
                 let read = match Pin::new(&mut link.stream()).poll_read(context, scratch) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
                     Poll::Ready(Ok(read)) => read,
                 };
                 if link.is_closing() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Read::Closing);
                 }
                 let bytes = &scratch[..read];
                 if !reader.begun && self.is_http(reader, bytes) {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Read::Broken);
                 }
                 let batch = reader.take(bytes);
                 if !batch.frames.is_empty() {
-                    return Poll::Ready(Some(batch));
+                    return Poll::Ready(Read::Batch(batch));
                 }
             }
         })
     }
 
-    /// An HTTP request to this port is closed unanswered (Protocol §6).
+    /// An HTTP request to this port is closed unanswered (Protocol §6), however its first bytes were cut into packets.
     fn is_http(&self, reader: &mut Reader, bytes: &[u8]) -> bool {
-        reader.begun = true;
-        let is_http = line::is_http(bytes);
+        let begin = reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX);
+        let begin: Vec<u8> = begin.collect();
+        reader.begun = begin.len() == METHOD_BYTES_MAX || begin.contains(&b'\n');
+        let is_http = line::is_http(&begin);
         if is_http {
             self.http_closed.fetch_add(1, Ordering::Relaxed);
         }
@@ -118,24 +128,17 @@ impl TcpServer {
                 Err(refusal) => {
                     link.ready().await;
                     link.submit(vec![refused(refusal, frames.swap_remove(0))]);
-                    return self.await_end(link).await;
+                    link.closed().await;
+                    return false;
                 }
             }
         }
         link.ready().await;
         link.submit(frames);
         if overlong {
-            return self.await_end(link).await;
+            link.closed().await;
         }
-        true
-    }
-
-    /// The hub ends the link: waits until it has. Always false.
-    async fn await_end(&self, link: &TcpLink) -> bool {
-        while !link.is_closing() {
-            link.ready().await;
-        }
-        false
+        !overlong
     }
 }
 
@@ -161,6 +164,18 @@ async fn drain(link: &TcpLink) {
     .await;
 }
 
+/// What reading came to.
+enum Read {
+    /// Frames.
+    Batch(Batch),
+    /// The peer has closed its sending side.
+    Finished,
+    /// The hub has ended the link.
+    Closing,
+    /// The connection is broken, or not worth an answer.
+    Broken,
+}
+
 /// Frames that were read together.
 struct Batch {
     frames: Vec<Request>,
@@ -174,7 +189,7 @@ struct Reader {
     /// Bytes read beyond the last batch; empty while idle.
     kept: Vec<u8>,
     used: usize,
-    /// The first bytes have been looked at.
+    /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.
     admitted: bool,

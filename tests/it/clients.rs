@@ -16,7 +16,15 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).unwrap();
+        Client::over(TcpStream::connect(address).unwrap())
+    }
+
+    /// Connected, unless nobody listens: for a server that may be killed meanwhile.
+    pub fn try_connect(address: SocketAddr) -> Option<Client> {
+        TcpStream::connect(address).ok().map(Client::over)
+    }
+
+    fn over(stream: TcpStream) -> Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -76,6 +84,11 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Sends one line, if the connection still stands.
+    pub fn try_send(&mut self, line: &str) -> Option<()> {
+        self.stream.write_all(format!("{line}\n").as_bytes()).ok()
+    }
+
     /// The next line, without its end. Panics at the deadline and at the end of the connection.
     pub fn line(&mut self) -> String {
         self.try_line().expect("the connection has ended")
@@ -96,6 +109,16 @@ impl Client {
     pub fn json(&mut self) -> Value {
         let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// The next line as JSON; `None`: the connection has ended, perhaps within a line.
+    pub fn try_json(&mut self) -> Option<Value> {
+        let line = self.try_line()?;
+        let parsed = serde_json::from_str(&line);
+        if parsed.is_err() {
+            assert_eq!(self.try_line(), None, "not JSON: {line}");
+        }
+        parsed.ok()
     }
 
     /// The next line must be exactly this.

@@ -11,10 +11,15 @@
 
 mod cli;
 mod clients;
+mod crash;
 mod door;
 mod limits;
+mod memory;
 mod porter;
 mod rest;
+#[path = "../../src/seeded.rs"]
+#[allow(dead_code, reason = "the unit tests use the rest of it")]
+mod seeded;
 mod tcp;
 mod tidy;
 mod token;

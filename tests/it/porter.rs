@@ -68,12 +68,14 @@ impl Porter {
 
     /// Starts and waits until all ports listen.
     pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
-        let mut child = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+        command.args(flags);
+        Porter::start_command(command)
+    }
+
+    /// Starts with a command of the caller's and waits until all ports listen.
+    pub fn start_command(mut command: Command) -> Porter {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (kept, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
         std::thread::spawn(move || {

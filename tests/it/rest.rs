@@ -80,6 +80,7 @@ fn only_frames_6_and_8_are_taken_and_bad_ones_say_what_is_wrong() {
         (r#"{"t":6"#, 400, "bad_json"),
         (r#"{"t":1,"alias":"a"}"#, 400, "unknown_type"),
         (r#"{"t":7}"#, 400, "unknown_type"),
+        (r#"{"t":2}"#, 400, "unknown_type"),
         (r#"{"t":99}"#, 400, "unknown_type"),
         (r#"{"method":"publish"}"#, 400, "missing_field"),
         (r#"{"t":6,"method":"publish","topic":"x"}"#, 400, "missing_field"),

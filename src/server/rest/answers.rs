@@ -12,9 +12,9 @@ use serde::Serialize;
 use crate::names::{Alias, Mid, Transport};
 use crate::protocol::decode;
 use crate::protocol::encode;
-use crate::protocol::frame::{Body, DoorKind, Reply};
+use crate::protocol::frame::Reply;
 use crate::protocol::http::refusal::{HttpRefusal, status};
-use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::protocol::refusal::{Code, Language};
 use crate::runtime::handle::Handle;
 use crate::server::rest::Ports;
 use crate::server::rest::page::Page;
@@ -140,15 +140,7 @@ impl Desk {
 
     /// One frame. The hub answers also those that are refused, so that it counts them.
     async fn push(&self, asked: Asked) -> Answered {
-        let mut request = decode::request(&asked.body);
-        let is_served = match &request.body {
-            Body::Publish(_) | Body::Refused(_) => true,
-            Body::Door(frame) => frame.kind == DoorKind::Open,
-            _ => false,
-        };
-        if !is_served {
-            request.body = Body::Refused(Refusal::new(Code::UnknownType, "t"));
-        }
+        let request = decode::rest_request(&asked.body);
         let reply = self.handle.request(asked.address, asked.claims, request).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::new();
