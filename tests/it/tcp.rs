@@ -655,35 +655,3 @@ fn a_peer_that_resets_leaves_nothing_behind() {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
-
-#[test]
-fn frames_sent_before_a_half_close_are_all_answered() {
-    let folder = Folder::new();
-    let porter = Porter::start(&folder);
-    let mut guard = Client::connect(porter.tcp);
-    guard.send_bytes(
-        b"{\"t\":1,\"alias\":\"guard\"}\n{\"t\":2,\"topic\":\"x\",\"num\":1}\n{\"t\":6,\"method\":\"publish_to_alias\",\"alias\":\"away\",\"msg\":1,\"num\":2}\n",
-    );
-    guard.half_close();
-    guard.expect(r#"{"t":-1,"alias":"guard"}"#);
-    guard.expect(r#"{"t":-2,"num":1}"#);
-    assert_eq!(guard.json()["t"], -6);
-    guard.expect_end();
-}
-
-#[test]
-fn an_http_request_is_closed_unanswered_however_it_is_cut() {
-    let folder = Folder::new();
-    let porter = Porter::start(&folder);
-    for pieces in [&["GET / HTTP/1.1\r\n"][..], &["PO", "ST /x HTTP/1.1\r\n\r\n{\"t\":7}\n"]] {
-        let mut client = Client::connect(porter.tcp);
-        for piece in pieces {
-            client.send_bytes(piece.as_bytes());
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        client.expect_end();
-    }
-    let mut upper = Client::connect(porter.tcp);
-    upper.send("GETX");
-    assert_eq!(upper.json()["code"], "bad_json");
-}
