@@ -125,9 +125,10 @@ impl TcpServer {
             match self.gate.admit(peer.ip(), token.as_deref(), self.handle.token_time_s()) {
                 Ok(None) => {}
                 Ok(Some(claims)) => link.set_claims(Arc::new(claims)),
-                Err(refusal) => {
+                // Also after too many bad ones: here a link with a bad token ends, so that it has nothing to slow down.
+                Err(_) => {
                     link.ready().await;
-                    link.submit(vec![refused(refusal, frames.swap_remove(0))]);
+                    link.submit(vec![without_token(frames.swap_remove(0))]);
                     link.closed().await;
                     return false;
                 }
@@ -142,9 +143,9 @@ impl TcpServer {
     }
 }
 
-/// The refusal of a link as the answer to its first frame.
-fn refused(refusal: Refusal, first: Request) -> Request {
-    Request { body: Body::Refused(refusal), num: first.num, token: None }
+/// The refusal of a link without a good token, as the answer to its first frame (Protocol §11).
+fn without_token(first: Request) -> Request {
+    Request { body: Body::Refused(Refusal::new(Code::BadToken, "token")), num: first.num, token: None }
 }
 
 /// Reads and throws away what a peer still sends, so that it gets the error that ended its link instead of a reset.
