@@ -160,10 +160,11 @@ impl Connection {
                 self.link.set_claims(Arc::new(claims));
                 true
             }
-            Err(refusal) => {
+            // Also after too many bad ones: here a link with a bad token ends, so that it has nothing to slow down.
+            Err(_) => {
                 frames.truncate(1);
                 for first in frames {
-                    first.body = Body::Refused(refusal);
+                    first.body = Body::Refused(Refusal::new(Code::BadToken, "token"));
                 }
                 false
             }

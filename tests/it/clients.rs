@@ -39,6 +39,42 @@ impl Client {
         client
     }
 
+    /// Connected and bound, as a session of the original protocol.
+    pub fn bound_plain(address: SocketAddr, alias: &str) -> Client {
+        let mut client = Client::connect(address);
+        client.send(&format!(r#"{{"t":11,"alias":"{alias}"}}"#));
+        client.expect(&format!(r#"{{"t":-11,"alias":"{alias}"}}"#));
+        client
+    }
+
+    /// Sends one line; the next line that comes is its answer.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.line()
+    }
+
+    /// Sends one line; the next line that comes, as JSON.
+    pub fn ask_json(&mut self, line: &str) -> Value {
+        self.send(line);
+        self.json()
+    }
+
+    /// Sends one line, which must be refused with this code. Returns the text for people.
+    #[track_caller]
+    pub fn expect_refusal(&mut self, line: &str, code: &str) -> String {
+        let answer = self.ask_json(line);
+        assert!(answer["t"] == 0 && answer["code"] == code, "{line} got {answer}, not {code}");
+        answer["error"].as_str().unwrap().to_owned()
+    }
+
+    /// The next line must be a message; its mid.
+    #[track_caller]
+    pub fn mid(&mut self) -> String {
+        let push = self.json();
+        assert_eq!(push["t"], 5, "{push}");
+        push["mid"].as_str().unwrap().to_owned()
+    }
+
     /// Sends one line.
     pub fn send(&mut self, line: &str) {
         self.send_bytes(format!("{line}\n").as_bytes());

@@ -9,9 +9,12 @@
     reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
 )]
 
+mod cli;
 mod clients;
 mod crash;
 mod disk;
+mod door;
+mod limits;
 mod memory;
 mod porter;
 mod rest;
@@ -20,3 +23,4 @@ mod rest;
 mod seeded;
 mod tcp;
 mod tidy;
+mod token;
