@@ -211,7 +211,7 @@ fn lives_through(folder: &Folder, disk: &Disk) {
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    println!("storing again after {:?}", mended.elapsed());
+    eprintln!("storing again after {:?}", mended.elapsed());
     promised.insert(first);
     site.expect_live();
     porter.kill();
