@@ -321,3 +321,46 @@ fn the_door_log_tells_every_opening_and_its_result() {
     assert_eq!([&log[0][5], &log[2][5]], ["门", "no_door"]);
     assert!(log.iter().all(|entry| entry[0] == "R 1"));
 }
+
+#[test]
+fn an_opening_that_could_not_be_written_for_five_seconds_is_never_delivered() {
+    let site = Site::start(&[]);
+    let mut door = Client::bound_plain(site.porter.tcp, "R 1");
+    let mut publisher = Client::connect(site.porter.tcp);
+    let body = format!(r#""{}""#, "x".repeat(60_000));
+    for n in 0..150 {
+        publisher.publish("R 1", &body, n);
+    }
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    opener.send(OPEN);
+    assert_eq!(opener.json()["reason"], "no_answer");
+    // The rule is one of time: the opening is five seconds old when the door reads on.
+    std::thread::sleep(Duration::from_secs(4));
+    // By then the kernel may have given the link up, as it should; if not, the door is answered behind all that waited.
+    let alive = door.try_send(r#"{"t":7}"#);
+    while let Some(line) = door.try_line() {
+        assert!(!line.contains(r#""t":8"#), "a stale opening is delivered");
+        if alive.is_some() && line.starts_with(r#"{"t":-7"#) {
+            break;
+        }
+    }
+    // Whatever became of its link, the door can come back, and nothing is replayed.
+    let mut door = Client::bound_plain(site.porter.tcp, "R 1");
+    for _ in 0..150 {
+        assert_eq!(door.json()["t"], 5);
+    }
+    door.expect_nothing();
+}
+
+#[test]
+fn an_opener_that_has_closed_its_side_still_hears_the_result() {
+    let site = Site::start(&[]);
+    let mut door = site.member(10, false);
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    opener.send(OPEN);
+    opener.half_close();
+    door.expect(OPEN);
+    door.send(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
+    opener.expect(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
+    opener.expect_end();
+}
