@@ -127,8 +127,7 @@ impl Connection {
 
     /// An HTTP request to this port is closed unanswered (Protocol §6), however its first bytes were cut into packets.
     fn is_http(&mut self, bytes: &[u8]) -> bool {
-        let begin = self.reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX);
-        let begin: Vec<u8> = begin.collect();
+        let begin: Vec<u8> = self.reader.lines.pending().iter().chain(bytes).copied().take(METHOD_BYTES_MAX).collect();
         self.reader.begun = begin.len() == METHOD_BYTES_MAX || begin.contains(&b'\n');
         let is_http = line::is_http(&begin);
         if is_http {
@@ -161,10 +160,11 @@ impl Connection {
                 self.link.set_claims(Arc::new(claims));
                 true
             }
-            Err(refusal) => {
+            // Also after too many bad ones: here a link with a bad token ends, so that it has nothing to slow down.
+            Err(_) => {
                 frames.truncate(1);
                 for first in frames {
-                    first.body = Body::Refused(refusal);
+                    first.body = Body::Refused(Refusal::new(Code::BadToken, "token"));
                 }
                 false
             }
@@ -245,12 +245,6 @@ impl Reader {
     }
 }
 
-/// Whether a batch must end behind that frame: its answer may fill an outbox alone, and the next batch waits until there is room
-/// (Protocol §5).
-fn ends_batch(body: &Body) -> bool {
-    matches!(body, Body::Pull { .. } | Body::GetTopic { .. })
-}
-
 /// As many frames as a batch may have.
 fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
     let mut frames = Vec::new();
@@ -260,12 +254,7 @@ fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
             Ok(None) => break,
             Ok(Some(line)) => {
                 bytes += line.len();
-                let frame = decode::request(line);
-                let is_last = ends_batch(&frame.body);
-                frames.push(frame);
-                if is_last {
-                    break;
-                }
+                frames.push(decode::request(line));
             }
             Err(_) => {
                 let body = Body::Refused(Refusal::new(Code::TooLarge, "limits.frame"));

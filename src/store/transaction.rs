@@ -238,14 +238,14 @@ mod tests {
         };
         let changes = vec![
             Change::SaveAlias(alias(1, "a")),
-            Change::SaveAlias(alias(2, "a")),
+            Change::SaveAlias(alias(2, "b")),
             save(message(4, "1"), &[(1, None)]),
             save(message(5, "1"), &[(2, None), (1, None)]),
             Change::LogDoor(beyond),
             save(message(6, "1"), &[(1, None)]),
         ];
         let outcome = database.commit(&batch(1, changes));
-        assert_eq!(outcome, Outcome::Committed { refused: vec![1, 3, 4], storing: true });
+        assert_eq!(outcome, Outcome::Committed { refused: vec![3, 4], storing: true });
         assert_eq!(owed(&database), [(4, vec![1]), (6, vec![1])]);
         assert_eq!(database.commit(&batch(2, vec![Change::DeleteMessage(Mid::new(4))])), committed());
     }

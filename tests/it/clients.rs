@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -37,6 +36,42 @@ impl Client {
         client.send(&format!(r#"{{"t":11,"alias":"{alias}","ext":1}}"#));
         client.expect(&format!(r#"{{"t":-11,"alias":"{alias}"}}"#));
         client
+    }
+
+    /// Connected and bound, as a session of the original protocol.
+    pub fn bound_plain(address: SocketAddr, alias: &str) -> Client {
+        let mut client = Client::connect(address);
+        client.send(&format!(r#"{{"t":11,"alias":"{alias}"}}"#));
+        client.expect(&format!(r#"{{"t":-11,"alias":"{alias}"}}"#));
+        client
+    }
+
+    /// Sends one line; the next line that comes is its answer.
+    pub fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.line()
+    }
+
+    /// Sends one line; the next line that comes, as JSON.
+    pub fn ask_json(&mut self, line: &str) -> Value {
+        self.send(line);
+        self.json()
+    }
+
+    /// Sends one line, which must be refused with this code. Returns the text for people.
+    #[track_caller]
+    pub fn expect_refusal(&mut self, line: &str, code: &str) -> String {
+        let answer = self.ask_json(line);
+        assert!(answer["t"] == 0 && answer["code"] == code, "{line} got {answer}, not {code}");
+        answer["error"].as_str().unwrap().to_owned()
+    }
+
+    /// The next line must be a message; its mid.
+    #[track_caller]
+    pub fn mid(&mut self) -> String {
+        let push = self.json();
+        assert_eq!(push["t"], 5, "{push}");
+        push["mid"].as_str().unwrap().to_owned()
     }
 
     /// Sends one line.
@@ -99,16 +134,6 @@ impl Client {
         assert!(next["t"] == -7 && next["num"] == "marker", "expected nothing, got {next}");
     }
 
-    /// Nothing comes within `wait`.
-    #[track_caller]
-    pub fn expect_silence(&mut self, wait: Duration) {
-        self.stream.set_read_timeout(Some(wait)).unwrap();
-        let mut line = String::new();
-        let result = self.reader.read_line(&mut line);
-        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        assert!(result.is_err(), "expected silence, got {line:?}");
-    }
-
     /// The connection must end without a further line.
     #[track_caller]
     pub fn expect_end(&mut self) {
@@ -117,10 +142,6 @@ impl Client {
 
     pub fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
-    }
-
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 
     /// Acknowledges.

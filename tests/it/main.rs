@@ -4,15 +4,19 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub,
     reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
 )]
 
+mod cli;
 mod clients;
 mod crash;
 mod disk;
+mod door;
 mod ledger;
+mod limits;
 mod load;
 mod memory;
 mod porter;
@@ -22,3 +26,4 @@ mod rest;
 mod seeded;
 mod tcp;
 mod tidy;
+mod token;

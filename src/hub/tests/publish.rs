@@ -145,6 +145,17 @@ fn the_grace_ends_with_the_last_session() {
 }
 
 #[test]
+fn a_grace_may_outlive_a_receiver_that_acknowledged_and_left() {
+    let mut scene = Scene::new();
+    let (a, _b, publisher) = (scene.session("a"), scene.session("b"), scene.open());
+    scene.send(publisher, [to(&["a", "b"]).frame()]);
+    scene.send(a, [ack(&[1])]);
+    scene.gone(a);
+    assert_eq!(scene.hub.load().aliases, 1);
+    assert_eq!(scene.ms(3), ["commit alias a1=b; save 1 to a1"]);
+}
+
+#[test]
 fn a_message_acknowledged_while_it_is_gathered_is_struck_out() {
     let mut scene = Scene::new();
     let (a, publisher) = (scene.session("a"), scene.open());
@@ -290,7 +301,7 @@ fn a_large_fan_out_goes_in_slices_between_which_only_acknowledgements_and_doors_
     assert_eq!((first.len(), targets(&first)), (1, 1_024));
     let input = batch(vec![ack(&[1]), server_info()], links[0], &scene);
     assert_eq!(scene.only(input), NONE, "its acknowledgement counts, its request waits");
-    assert!(!scene.hub.owes(&alias("s0"), Mid::new(1)));
+    assert!(scene.hub.waiting_for(Mid::new(1)).iter().all(|line| line.alias != alias("s0")));
     let input = batch(vec![on(&["t"]).frame()], other, &scene);
     assert_eq!(scene.only(input), NONE);
     let input = batch(vec![heartbeat("z")], asker, &scene);
