@@ -107,12 +107,8 @@ impl Handle {
     pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
         let now = self.shared.clock.now();
         let answer = Arc::new(Answer::default());
-        let id = {
-            let mut core = self.shared.core();
-            let id = core.hub.open(now, Opening { transport: Transport::Rest, address, claims: Some(claims) });
-            core.connect(id, Outlet::Answer(Arc::clone(&answer)));
-            id
-        };
+        let opening = Opening { transport: Transport::Rest, address, claims: Some(claims) };
+        let id = self.shared.core().open(now, opening, Outlet::Answer(Arc::clone(&answer)));
         let _gone = Gone { shared: &self.shared, id };
         self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });
         answer.take().await
