@@ -38,6 +38,8 @@ use crate::token::{Claims, Role};
 const FIRST_LABEL: &str = "first-start";
 /// Of the time that ending may take, what is left to commit and to close the store.
 const FINISH_WAIT: Duration = Duration::from_secs(3);
+/// And what is left for the last answers to reach whoever waits for them.
+const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(1);
 const STATUS_LOGGED_EVERY: Duration = Duration::from_secs(3_600);
 /// Panics that are logged; a panic that repeats would fill the disk.
 const PANICS_LOGGED_MAX: usize = 100;
@@ -120,6 +122,8 @@ fn run(config: Config) -> Result<(), Fault> {
         tell(&asked_to_end.0);
         switch.begin();
         handle.finish(FINISH_WAIT).await;
+        // A peer that does not take its answer is not waited for longer.
+        let _ = async_std::future::timeout(LAST_ANSWERS_WAIT, permits.all_returned()).await;
         tell(&ended.0);
     });
     // This thread runs no task: the executor's own threads do, and are not disturbed.

@@ -462,13 +462,19 @@ impl Core {
         }
     }
 
-    /// Cuts every link: the process is ending.
+    /// Cuts every link, and answers every request that has no answer: the process is ending.
     pub(super) fn cut_all(&mut self) {
         self.flush();
         for (_, outlet) in self.outlets.iter().flatten() {
-            if let Outlet::Line(outbox) = outlet {
-                outbox.cut();
+            match outlet {
+                Outlet::Line(outbox) => outbox.cut(),
+                Outlet::Answer(answer) => answer.give(ending()),
             }
         }
     }
+}
+
+/// The answer to a request that finds the process ending: its outcome is unknown.
+pub(super) fn ending() -> Reply {
+    Reply::Error { refusal: Refusal::new(Code::Unavailable, ""), num: None }
 }

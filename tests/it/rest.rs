@@ -276,6 +276,20 @@ fn a_client_that_leaves_does_not_take_its_publish_with_it() {
 }
 
 #[test]
+fn a_request_that_waits_when_the_server_ends_is_answered() {
+    let Site { _folder, porter, token } = Site::start(&[]);
+    let mut door = Client::connect(porter.tcp);
+    door.send(r#"{"t":10,"r":"R 1","u":"gate"}"#);
+    door.ask_json(r#"{"t":7}"#);
+    let (rest, path) = (porter.rest, format!("/push/{token}"));
+    let opening = r#"{"t":8,"r":"R 1","u":"office","wait":true}"#;
+    let waiting = std::thread::spawn(move || http(rest, "POST", &path, opening));
+    door.expect(opening);
+    assert_eq!(porter.terminate().0, Some(0));
+    assert_error(&waiting.join().unwrap(), 503, "unavailable");
+}
+
+#[test]
 fn requests_on_one_connection_are_answered_in_order() {
     let site = Site::start(&[]);
     let mut stream = TcpStream::connect(site.porter.rest).unwrap();
