@@ -123,7 +123,7 @@ fn receive_session(run: &Run, alias: &str, random: &mut Seeded) -> Option<()> {
         ledger.delivered(mid, &frame["msg"]);
         let acknowledges = alias.starts_with("all") || (alias.starts_with("half") && random.below(2) == 0);
         if acknowledges {
-            ledger.acknowledged.insert((alias.to_owned(), mid));
+            ledger.acknowledge(alias, mid);
             drop(ledger);
             client.try_send(&format!(r#"{{"t":-5,"mid":"{mid}"}}"#))?;
         }

@@ -45,6 +45,8 @@ pub struct Ledger {
     pub answered: BTreeMap<u64, Made>,
     /// What an alias has acknowledged, or has begun to.
     pub acknowledged: HashSet<(String, u64)>,
+    /// What an alias must still get: answered, and not acknowledged by it.
+    pub owed: BTreeMap<String, BTreeSet<u64>>,
     /// What was answered and has an `opts.id`, by publisher.
     pub ids: HashMap<usize, Vec<Made>>,
     pub mids_by_id: HashMap<String, u64>,
@@ -88,23 +90,24 @@ impl Ledger {
             assert_eq!(first, mid, "{id} was answered with another mid");
             self.ids.entry(publisher).or_default().push(made.clone());
         }
+        if !made.live_only {
+            for alias in &made.receivers {
+                let owed = self.owed.entry(alias.clone()).or_default();
+                if !self.acknowledged.contains(&(alias.clone(), mid)) {
+                    owed.insert(mid);
+                }
+            }
+        }
         let before = self.answered.insert(mid, made.clone());
         assert!(before.is_none_or(|before| before == made), "two publishes were answered with mid {mid}");
     }
 
-    /// What an alias must still get.
-    pub fn owed(&self, alias: &str) -> BTreeSet<u64> {
-        let open = |mid: &u64| !self.acknowledged.contains(&(alias.to_owned(), *mid));
-        self.answered
-            .iter()
-            .filter(|(_, made)| !made.live_only && made.receivers.contains(alias))
-            .map(|(mid, _)| *mid)
-            .filter(open)
-            .collect()
-    }
-
-    pub fn receivers(&self) -> BTreeSet<String> {
-        self.answered.values().flat_map(|made| made.receivers.iter().cloned()).collect()
+    /// From the moment before it is sent: whether the server takes it is then open.
+    pub fn acknowledge(&mut self, alias: &str, mid: u64) {
+        self.acknowledged.insert((alias.to_owned(), mid));
+        if let Some(owed) = self.owed.get_mut(alias) {
+            owed.remove(&mid);
+        }
     }
 }
 
@@ -203,9 +206,8 @@ impl Publisher {
 
 /// Every alias gets what it is owed, by connecting or by pulling.
 pub fn verify_deliveries(run: &Run, random: &mut Seeded) {
-    let receivers = run.ledger().receivers();
-    for (number, alias) in receivers.iter().enumerate() {
-        let owed = run.ledger().owed(alias);
+    let all = run.ledger().owed.clone();
+    for (number, (alias, owed)) in all.iter().enumerate() {
         if alias.starts_with("new-") && owed.is_empty() {
             continue;
         }
@@ -239,7 +241,7 @@ fn connect_for_all(run: &Run, alias: &str, number: usize, acknowledges: bool) ->
         }
     }
     if acknowledges {
-        run.ledger().acknowledged.extend(came.iter().map(|mid| (alias.to_owned(), *mid)));
+        came.iter().for_each(|mid| run.ledger().acknowledge(alias, *mid));
         let mids: Vec<String> = came.iter().map(u64::to_string).collect();
         for mids in mids.chunks(100) {
             client.send(&format!(r#"{{"t":-5,"mid":{}}}"#, serde_json::to_string(mids).unwrap()));
@@ -255,7 +257,7 @@ fn pull_all(run: &Run, alias: &str) -> BTreeSet<u64> {
     let (mut came, mut order) = (BTreeSet::new(), Order::default());
     let (mut page, mut more) = (Vec::new(), true);
     while more {
-        run.ledger().acknowledged.extend(page.drain(..).map(|mid| (alias.to_owned(), mid)));
+        page.drain(..).for_each(|mid| run.ledger().acknowledge(alias, mid));
         client.send(&format!(r#"{{"t":4,"alias":"{alias}"}}"#));
         let answer = loop {
             let frame = client.json();

@@ -152,7 +152,7 @@ fn receive_session(run: &Run, receiver: usize, random: &mut Seeded) -> bool {
             return true;
         }
         if acknowledges {
-            ledger.acknowledged.insert((alias.clone(), mid));
+            ledger.acknowledge(&alias, mid);
             drop(ledger);
             client.acknowledge(&mid.to_string());
         }
@@ -169,7 +169,7 @@ fn pull(run: &Run, receiver: usize) {
     let mut client = Client::connect(run.address);
     let (mut page, mut last): (Vec<u64>, u64) = (Vec::new(), 0);
     loop {
-        run.ledger().acknowledged.extend(page.drain(..).map(|mid| (alias.clone(), mid)));
+        page.drain(..).for_each(|mid| run.ledger().acknowledge(&alias, mid));
         client.send(&format!(r#"{{"t":4,"alias":"{alias}"}}"#));
         let answer = loop {
             let frame = client.json();
