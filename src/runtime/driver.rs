@@ -392,14 +392,14 @@ impl Core {
     }
 
     fn reply(&mut self, link: LinkId, reply: Reply) {
-        match self.outlets.of(link) {
-            Some(Outlet::Answer(answer)) => answer.give(reply),
-            Some(Outlet::Line(outbox)) => {
+        let Some(outlet) = self.outlets.of(link) else { return };
+        match outlet {
+            Outlet::Answer(answer) => answer.give(reply),
+            Outlet::Line(outbox) => {
                 if outbox.add(&mut self.spare, |line| encode::reply(&reply, self.language, line)) {
                     self.touched.push(Arc::clone(outbox));
                 }
             }
-            None => {}
         }
     }
 
