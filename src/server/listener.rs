@@ -158,7 +158,7 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// What the accept loops count, for the metrics.
+/// What the accept loops count, for the status in the log.
 #[derive(Debug, Default)]
 pub struct AcceptCounters {
     /// Connections that got a permit.
