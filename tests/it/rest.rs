@@ -206,6 +206,15 @@ fn unknown_paths_are_404_and_other_methods_405() {
 }
 
 #[test]
+fn the_host_header_changes_no_route() {
+    let site = Site::start(&[]);
+    for host in ["x", "h/info/servers", "h/info/servers/x?", "user@h:1/push"] {
+        let request = format!("GET /info/status/a/{} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", site.token);
+        assert_eq!(http_raw(site.porter.rest, request.as_bytes()).body, r#"{"list":[],"status":"offline"}"#, "{host}");
+    }
+}
+
+#[test]
 fn a_report_shows_who_acknowledged_and_recall_ends_what_waits() {
     let site = Site::start(&[]);
     let mut done = Client::bound(site.porter.tcp, "done");
