@@ -112,16 +112,24 @@ impl Gate {
     }
 
     /// Whose request it is: the peer, unless that is a trusted proxy; then the last X-Forwarded-For entry that is none.
-    /// The flag tells whether it came past a proxy that is not trusted: then it is not private, whatever its address.
+    /// `forwarded_for` are those headers in their order. The flag tells whether it came past a proxy that is not trusted, or from
+    /// where none can tell: then it is not private, whatever its address.
     #[must_use]
     pub fn origin(&self, peer: IpAddr, forwarded_for: &[&str], other_proxy_headers: bool) -> (IpAddr, bool) {
         let is_proxy = |address: IpAddr| self.proxies.iter().any(|proxy| proxy.contains(address));
         if !is_proxy(peer) {
             return (peer, !forwarded_for.is_empty() || other_proxy_headers);
         }
-        let entries = forwarded_for.iter().flat_map(|header| header.split(',')).map(str::trim);
-        let addresses: Vec<IpAddr> = entries.map_while(|entry| entry.parse().ok()).map(|address: IpAddr| address.to_canonical()).collect();
-        (addresses.into_iter().rev().find(|address| !is_proxy(*address)).unwrap_or(peer), false)
+        // From the end, where the proxies write: what stands before their entries is the client's own invention.
+        for entry in forwarded_for.iter().rev().flat_map(|header| header.rsplit(',')) {
+            match entry.trim().parse().map(|address: IpAddr| address.to_canonical()) {
+                Ok(address) if is_proxy(address) => {}
+                Ok(address) => return (address, false),
+                // The proxy knows whose it is, but not how to say so: anybody's.
+                Err(_) => return (peer, true),
+            }
+        }
+        (peer, false)
     }
 }
 
@@ -137,6 +145,33 @@ pub fn is_private(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::keyring::Missing;
+
+    #[test]
+    fn a_forwarded_request_is_that_of_the_last_address_that_is_no_trusted_proxy() {
+        // A folder that is not there: no token is valid, and none is asked for.
+        let keyring = Keyring::open(std::path::Path::new("/nonexistent/porter"), Missing::Leave).unwrap();
+        let proxies = ["127.0.0.1", "10.9.0.0/16"].map(|network| Network::parse(network).unwrap()).into();
+        let gate = Gate::new(Arc::new(keyring), DeviceAuth::Private, proxies);
+        for (peer, headers, other, address, is_foreign) in [
+            ("192.168.1.5", &[][..], false, "192.168.1.5", false),
+            ("192.168.1.5", &["127.0.0.1"], false, "192.168.1.5", true),
+            ("192.168.1.5", &[], true, "192.168.1.5", true),
+            ("127.0.0.1", &[], false, "127.0.0.1", false),
+            ("127.0.0.1", &["203.0.113.9"], true, "203.0.113.9", false),
+            ("127.0.0.1", &["192.168.1.5, 203.0.113.9"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["192.168.1.5", "203.0.113.9, 10.9.0.1"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["::ffff:203.0.113.9"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["10.9.0.1"], false, "127.0.0.1", false),
+            ("127.0.0.1", &["anything at all, 203.0.113.9"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["", "203.0.113.9,10.9.0.1"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["192.168.1.5, unknown"], false, "127.0.0.1", true),
+            ("127.0.0.1", &[""], false, "127.0.0.1", true),
+        ] {
+            let origin = gate.origin(peer.parse().unwrap(), headers, other);
+            assert_eq!(origin, (address.parse().unwrap(), is_foreign), "{peer} {headers:?} {other}");
+        }
+    }
 
     #[test]
     fn private_addresses_are_those_of_the_protocol() {
