@@ -112,16 +112,23 @@ impl Gate {
     }
 
     /// Whose request it is: the peer, unless that is a trusted proxy; then the last X-Forwarded-For entry that is none.
-    /// The flag tells whether it came past a proxy that is not trusted: then it is not private, whatever its address.
+    /// The flag tells whether it came past a proxy that is not trusted: then it is not private, whatever its address. So it is
+    /// where that entry is no address: what stands before it is the sender's own word and must not make it the proxy.
     #[must_use]
     pub fn origin(&self, peer: IpAddr, forwarded_for: &[&str], other_proxy_headers: bool) -> (IpAddr, bool) {
         let is_proxy = |address: IpAddr| self.proxies.iter().any(|proxy| proxy.contains(address));
         if !is_proxy(peer) {
             return (peer, !forwarded_for.is_empty() || other_proxy_headers);
         }
-        let entries = forwarded_for.iter().flat_map(|header| header.split(',')).map(str::trim);
-        let addresses: Vec<IpAddr> = entries.map_while(|entry| entry.parse().ok()).map(|address: IpAddr| address.to_canonical()).collect();
-        (addresses.into_iter().rev().find(|address| !is_proxy(*address)).unwrap_or(peer), false)
+        let entries = forwarded_for.iter().rev().flat_map(|header| header.rsplit(',')).map(str::trim);
+        for entry in entries {
+            match entry.parse().map(|address: IpAddr| address.to_canonical()) {
+                Ok(address) if is_proxy(address) => {}
+                Ok(address) => return (address, false),
+                Err(_) => return (peer, true),
+            }
+        }
+        (peer, false)
     }
 }
 
@@ -137,6 +144,31 @@ pub fn is_private(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::keyring::Missing;
+
+    #[test]
+    fn behind_trusted_proxies_the_last_other_entry_counts_and_nothing_before_it() {
+        let nowhere = std::env::temp_dir().join("porter-gate-no-such-folder");
+        let keyring = Arc::new(Keyring::open(&nowhere, Missing::Leave).unwrap());
+        let proxies = ["127.0.0.1", "10.0.0.0/8"].map(|text| Network::parse(text).unwrap()).into();
+        let gate = Gate::new(keyring, DeviceAuth::Private, proxies);
+        for (peer, forwarded_for, expected) in [
+            ("192.168.1.1", &[][..], ("192.168.1.1", false)),
+            ("192.168.1.1", &["8.8.8.8"], ("192.168.1.1", true)),
+            ("127.0.0.1", &[], ("127.0.0.1", false)),
+            ("127.0.0.1", &["8.8.8.8"], ("8.8.8.8", false)),
+            ("127.0.0.1", &["1.1.1.1, 8.8.8.8,10.1.1.1"], ("8.8.8.8", false)),
+            ("127.0.0.1", &["1.1.1.1", "8.8.8.8", "10.1.1.1"], ("8.8.8.8", false)),
+            ("127.0.0.1", &["::ffff:8.8.8.8"], ("8.8.8.8", false)),
+            ("127.0.0.1", &["unknown, 8.8.8.8"], ("8.8.8.8", false)),
+            ("127.0.0.1", &["", "8.8.8.8, 10.1.1.1"], ("8.8.8.8", false)),
+            ("127.0.0.1", &["192.168.1.1, unknown"], ("127.0.0.1", true)),
+            ("127.0.0.1", &[""], ("127.0.0.1", true)),
+        ] {
+            let (address, past_proxy) = gate.origin(peer.parse().unwrap(), forwarded_for, false);
+            assert_eq!((address.to_string().as_str(), past_proxy), expected, "{peer} {forwarded_for:?}");
+        }
+    }
 
     #[test]
     fn private_addresses_are_those_of_the_protocol() {
