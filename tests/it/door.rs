@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use serde_json::{Value, json};
 
 use crate::clients::{Client, http};
@@ -297,6 +298,32 @@ fn a_door_frame_passes_a_backlog_that_its_link_does_not_read() {
     door.send(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
     assert_eq!(opener.json()["ok"], true);
     assert!(before < 100, "the opening came behind the whole backlog");
+}
+
+/// What a link sends is read in one piece and waits in the server while its answers are not taken; an opening grows old there.
+#[test]
+fn an_opening_that_waited_five_seconds_for_its_own_link_is_not_handed_on() {
+    let site = Site::start(&[]);
+    let mut door = site.member(10, true);
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    sockopt::set_socket_recv_buffer_size(opener.stream(), 32 << 10).unwrap();
+    for part in 0..3 {
+        let topics: Vec<String> = (0..300).map(|n| format!("{}{:0120}", part, n)).collect();
+        assert_eq!(opener.ask(&json!({"t": 2, "topic": topics}).to_string()), r#"{"t":-2}"#);
+    }
+    // Each answer has more than 100 KB: those to one batch are more than the kernel and the outbox take.
+    let batches = "{\"t\":3}\n".repeat(200);
+    opener.send_bytes(format!("{batches}{{\"t\":8,\"r\":\"R 1\",\"u\":\"ann\",\"num\":1}}\n").as_bytes());
+    std::thread::sleep(Duration::from_millis(5_100));
+    let refusal = loop {
+        let answer = opener.json();
+        if answer["t"] != -3 {
+            break answer;
+        }
+    };
+    assert_eq!([&refusal["code"], &refusal["num"]], [&json!("unavailable"), &json!(1)], "{refusal}");
+    door.expect_nothing();
+    site.porter.await_log("door_stale");
 }
 
 #[test]
