@@ -35,7 +35,8 @@ impl Hub {
         for mid in due.drain(..) {
             let Some(pending) = self.pending.get(mid).filter(|pending| pending.stage == Stage::Grace) else { continue };
             for receiver in &pending.receivers {
-                let entry = self.aliases.get(receiver.alias);
+                // Who has acknowledged may be gone and forgotten.
+                let Some(entry) = self.aliases.try_get(receiver.alias) else { continue };
                 if entry.owed.binary_search(&mid).is_err() {
                     continue;
                 }

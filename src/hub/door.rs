@@ -68,6 +68,11 @@ impl Doors {
         self.rooms.get(room).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether an opening of that link has no result yet.
+    pub(super) fn owe_result(&self, link: LinkId) -> bool {
+        self.openings.iter().any(|opening| opening.opener.as_ref().is_some_and(|opener| opener.link == link))
+    }
+
     /// When the oldest opening is answered `no_answer`: monotonic, µs.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         self.openings.front().map(|opening| opening.deadline)
@@ -231,6 +236,10 @@ impl Hub {
         let Some(Opener { link, num, is_rest }) = opening.opener else { return };
         let doors = is_rest.then_some(opening.reached);
         fx.reply(link, Reply::DoorResult { room: opening.room, user: opening.user, ok, reason, doors, num });
+        // Perhaps its last answer; looked at after this turn's frames, since some of them may be its own.
+        if self.link(link).is_some_and(|link| link.finished) {
+            self.deferred.push_back(link);
+        }
     }
 
     fn settle_oldest(&mut self, fx: &mut Effects) {

@@ -273,7 +273,7 @@ impl Hub {
     fn batch_done(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.find_mut(id) else { return };
         let idle = link.hold.is_none() && link.backlog.is_empty();
-        if link.finished && idle && link.unanswered == 0 {
+        if link.finished && idle && link.unanswered == 0 && !self.doors.owe_result(id) {
             self.close(id, Closing::Finished, fx);
             return;
         }

@@ -279,8 +279,8 @@ impl Outbox {
     pub(super) fn flush(self: &Arc<Self>, spare: &mut Vec<Vec<u8>>) {
         let mut state = self.state();
         state.touched = false;
-        if state.closing && !state.peer_finished {
-            self.cut_soon(LINGER);
+        if state.closing && (state.writing || !state.peer_finished) {
+            self.cut_soon(if state.peer_finished { LAST_ANSWERS_WAIT } else { LINGER });
         }
         if state.writing {
             return;

@@ -251,6 +251,12 @@ impl Reader {
     }
 }
 
+/// Whether a batch must end behind that frame: its answer may fill an outbox alone, and the next batch waits until there is room
+/// (Protocol §5).
+fn ends_batch(body: &Body) -> bool {
+    matches!(body, Body::Pull { .. } | Body::GetTopic { .. })
+}
+
 /// As many frames as a batch may have, of bytes that were read at that time.
 fn next_batch(lines: &mut Lines, input: &mut &[u8], at: u64) -> Batch {
     let mut frames = Vec::new();
@@ -260,7 +266,12 @@ fn next_batch(lines: &mut Lines, input: &mut &[u8], at: u64) -> Batch {
             Ok(None) => break,
             Ok(Some(line)) => {
                 bytes += line.len();
-                frames.push(decode::request(line));
+                let frame = decode::request(line);
+                let is_last = ends_batch(&frame.body);
+                frames.push(frame);
+                if is_last {
+                    break;
+                }
             }
             Err(_) => {
                 let body = Body::Refused(Refusal::new(Code::TooLarge, "limits.frame"));

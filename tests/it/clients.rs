@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -135,16 +134,6 @@ impl Client {
         assert!(next["t"] == -7 && next["num"] == "marker", "expected nothing, got {next}");
     }
 
-    /// Nothing comes within `wait`.
-    #[track_caller]
-    pub fn expect_silence(&mut self, wait: Duration) {
-        self.stream.set_read_timeout(Some(wait)).unwrap();
-        let mut line = String::new();
-        let result = self.reader.read_line(&mut line);
-        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        assert!(result.is_err(), "expected silence, got {line:?}");
-    }
-
     /// The connection must end without a further line.
     #[track_caller]
     pub fn expect_end(&mut self) {
@@ -153,10 +142,6 @@ impl Client {
 
     pub fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
-    }
-
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 
     /// Acknowledges.

@@ -4,17 +4,18 @@
 //! stood for which message. After each restart every alias is asked for what it is owed, and the ledger must agree.
 //! `PORTER_CRASH_ROUNDS` and `PORTER_CRASH_SEED` run more rounds, or the same again as far as the machine's timing allows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::clients::Client;
+use crate::ledger::{Ledger, Made, Order, Publisher, Run, Subscribed, body, verify_deliveries};
 use crate::porter::{DEADLINE, Folder, Porter};
 use crate::seeded::Seeded;
 
@@ -32,118 +33,8 @@ const TOPICS: [&str; 4] = ["t-0", "t-1", "t-2", "t-3"];
 /// Answered `opts.id`s that are repeated after a crash, at most, by each publisher.
 const REPEATS: usize = 40;
 
-/// A message that a publisher made: its tag says in which round, by whom and which.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Made {
-    tag: String,
-    receivers: BTreeSet<String>,
-    /// The frame without its `num`.
-    frame: String,
-    id: Option<String>,
-}
-
-/// What is known of a subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Subscribed {
-    Yes,
-    No,
-    /// A change was under way at the crash.
-    Either,
-}
-
-/// What all clients know together.
-#[derive(Debug, Default)]
-struct Ledger {
-    round: usize,
-    /// For each round the highest mid that was seen before it.
-    floors: Vec<u64>,
-    highest: u64,
-    /// Which message a mid stands for: the tag.
-    tags: HashMap<u64, String>,
-    /// What was answered with `-6`.
-    answered: BTreeMap<u64, Made>,
-    /// What an alias has acknowledged, or has begun to.
-    acknowledged: HashSet<(String, u64)>,
-    /// The answers to `opts.id`s, by publisher.
-    ids: Vec<Vec<(Made, u64)>>,
-    /// Publishes with `opts.id` that a crash has left without an answer, by publisher.
-    unanswered: Vec<Vec<Made>>,
-    subscriptions: BTreeMap<String, BTreeMap<String, Subscribed>>,
-    deliveries: usize,
-}
-
-impl Ledger {
-    fn new() -> Ledger {
-        Ledger { ids: vec![Vec::new(); PUBLISHERS], unanswered: vec![Vec::new(); PUBLISHERS], ..Ledger::default() }
-    }
-
-    /// A new start of the server.
-    fn begin_round(&mut self, round: usize) {
-        self.round = round;
-        self.floors.push(self.highest);
-    }
-
-    /// A mid stands for one message in all rounds, and is above all that was seen before its message was made.
-    fn see(&mut self, mid: u64, tag: &str) {
-        let known = self.tags.entry(mid).or_insert_with(|| tag.to_owned());
-        assert_eq!(known, tag, "mid {mid} was used twice");
-        let round: usize = tag[1..].split('-').next().unwrap().parse().unwrap();
-        assert!(mid > self.floors[round], "mid {mid} of {tag} is not above {}, seen before round {round}", self.floors[round]);
-        self.highest = self.highest.max(mid);
-    }
-
-    fn delivered(&mut self, mid: u64, msg: &Value) {
-        let text = msg.as_str().unwrap();
-        let tag = text.split(' ').next().unwrap();
-        assert_eq!(text, body(tag), "the message was altered");
-        self.deliveries += 1;
-        self.see(mid, tag);
-    }
-
-    fn answered(&mut self, made: Made, mid: u64) {
-        self.see(mid, &made.tag);
-        let before = self.answered.insert(mid, made.clone());
-        assert!(before.is_none_or(|before| before == made), "two publishes were answered with mid {mid}");
-    }
-
-    /// What an alias must still get.
-    fn owed(&self, alias: &str) -> BTreeSet<u64> {
-        let open = |mid: &u64| !self.acknowledged.contains(&(alias.to_owned(), *mid));
-        self.answered.iter().filter(|(_, made)| made.receivers.contains(alias)).map(|(mid, _)| *mid).filter(open).collect()
-    }
-
-    fn receivers(&self) -> BTreeSet<String> {
-        self.answered.values().flat_map(|made| made.receivers.iter().cloned()).collect()
-    }
-}
-
-/// The text of a message: its tag, and a padding that follows from it.
-fn body(tag: &str) -> String {
-    let sum: usize = tag.bytes().map(usize::from).sum();
-    let padding = if sum.is_multiple_of(61) { 9_000 } else { sum % 97 * 5 };
-    format!("{tag} {}", "x".repeat(padding))
-}
-
 fn is_subscribed(receiver: usize, topic: usize) -> bool {
     !(receiver + topic).is_multiple_of(3)
-}
-
-/// What the threads of a round share.
-struct Round {
-    address: SocketAddr,
-    ledger: Mutex<Ledger>,
-    /// `-6`s in this round.
-    answers: AtomicUsize,
-}
-
-impl Round {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap()
-    }
-}
-
-fn mid_of(value: &Value) -> u64 {
-    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("not a mid: {value}"))
 }
 
 /// The next publish of a publisher.
@@ -166,105 +57,59 @@ fn make(random: &mut Seeded, round: usize, publisher: usize, number: usize) -> M
     let id = (random.below(8) == 0).then(|| format!("id-{tag}"));
     let opts = id.as_ref().map_or(String::new(), |id| format!(r#","opts":{{"id":"{id}"}}"#));
     let frame = format!(r#"{{"t":6,{to},"msg":"{}"{opts}"#, body(&tag));
-    Made { tag, receivers, frame, id }
+    Made { tag, receivers, frame, id, live_only: false }
 }
 
-/// One publisher's connection.
-struct Publisher {
-    index: usize,
-    client: Client,
-    /// By `num`: what was sent, and the mid it must be answered with.
-    sent: BTreeMap<u64, (Made, Option<u64>)>,
-    next: u64,
-    /// The first `num` of a new publish; below are repeats.
-    first_new: u64,
-    /// (`num`, mid) of new publishes: they take effect in order.
-    mids: Vec<(u64, u64)>,
+/// Repeats what the last crash left open and some of what was answered, then publishes.
+fn publish_all(publisher: &mut Publisher, run: &Run, random: &mut Seeded) -> Option<()> {
+    let number = run.ledger().round;
+    let unanswered = run.ledger().unanswered.remove(&publisher.index).unwrap_or_default();
+    for made in unanswered {
+        publisher.send(made)?;
+    }
+    let known = run.ledger().ids.get(&publisher.index).cloned().unwrap_or_default();
+    for _ in 0..REPEATS.min(known.len()) {
+        publisher.send(random.pick(&known).clone())?;
+    }
+    publisher.first_new = publisher.next;
+    for publish in 0..PUBLISHES_PER_ROUND {
+        publisher.send(make(random, number, publisher.index, publish))?;
+        while publisher.sent.len() >= OUTSTANDING {
+            publisher.take(run)?;
+        }
+    }
+    while !publisher.sent.is_empty() {
+        publisher.take(run)?;
+    }
+    Some(())
 }
 
-impl Publisher {
-    fn send(&mut self, made: Made, expected: Option<u64>) -> Option<()> {
-        let line = format!(r#"{},"num":{}}}"#, made.frame, self.next);
-        self.sent.insert(self.next, (made, expected));
-        self.next += 1;
-        self.client.try_send(&line)
+fn publish(run: &Run, index: usize, random: &mut Seeded) {
+    let Some(mut client) = Client::try_connect(run.address) else { return };
+    let bind = format!(r#"{{"t":1,"alias":"pub-{index}"}}"#);
+    if index + 1 < PUBLISHERS && (client.try_send(&bind).is_none() || client.try_json().is_none()) {
+        return;
     }
-
-    /// Takes one answer.
-    fn take(&mut self, round: &Round) -> Option<()> {
-        let answer = self.client.try_json()?;
-        let num = answer["num"].as_u64().unwrap_or_else(|| panic!("no answer to a publish: {answer}"));
-        let (made, expected) = self.sent.remove(&num).unwrap_or_else(|| panic!("answered twice: {answer}"));
-        if answer["code"] == "unavailable" {
-            return Some(());
-        }
-        assert_eq!(answer["t"], -6, "{answer}");
-        let mid = mid_of(&answer["mid"]);
-        assert!(expected.is_none_or(|expected| expected == mid), "{:?} was answered with {expected:?} before, now {mid}", made.id);
-        let reached = answer["online"].as_u64().unwrap() + answer["stored"].as_u64().unwrap();
-        assert_eq!(reached, made.receivers.len() as u64, "{answer} for {:?}", made.receivers);
-        if num >= self.first_new {
-            self.mids.push((num, mid));
-        }
-        let mut ledger = round.ledger();
-        if made.id.is_some() && expected.is_none() {
-            ledger.ids[self.index].push((made.clone(), mid));
-        }
-        ledger.answered(made, mid);
-        round.answers.fetch_add(1, Ordering::Relaxed);
-        Some(())
-    }
-
-    /// Repeats what the last crash left open and some of what was answered, then publishes.
-    fn run(&mut self, round: &Round, random: &mut Seeded) -> Option<()> {
-        let number = round.ledger().round;
-        for made in round.ledger().unanswered[self.index].drain(..).collect::<Vec<_>>() {
-            self.send(made, None)?;
-        }
-        let known = round.ledger().ids[self.index].clone();
-        for _ in 0..REPEATS.min(known.len()) {
-            let (made, mid) = random.pick(&known).clone();
-            self.send(made, Some(mid))?;
-        }
-        self.first_new = self.next;
-        for publish in 0..PUBLISHES_PER_ROUND {
-            self.send(make(random, number, self.index, publish), None)?;
-            while self.sent.len() >= OUTSTANDING {
-                self.take(round)?;
-            }
-        }
-        while !self.sent.is_empty() {
-            self.take(round)?;
-        }
-        Some(())
-    }
-}
-
-fn publish(round: &Round, index: usize, random: &mut Seeded) {
-    let Some(mut client) = Client::try_connect(round.address) else { return };
-    if index + 1 < PUBLISHERS {
-        if client.try_send(&format!(r#"{{"t":1,"alias":"pub-{index}"}}"#)).is_none() || client.try_json().is_none() {
-            return;
-        }
-    }
-    let mut publisher = Publisher { index, client, sent: BTreeMap::new(), next: 0, first_new: u64::MAX, mids: Vec::new() };
-    publisher.run(round, random);
+    let mut publisher = Publisher::new(index, client);
+    publish_all(&mut publisher, run, random);
     // What was answered before the end may still be on its way.
-    while !publisher.sent.is_empty() && publisher.take(round).is_some() {}
+    while !publisher.sent.is_empty() && publisher.take(run).is_some() {}
     publisher.mids.sort_unstable();
     assert!(publisher.mids.is_sorted_by(|a, b| a.1 < b.1), "one link's publishes got mids in another order: {:?}", publisher.mids);
-    let open = publisher.sent.into_values().filter(|(made, expected)| made.id.is_some() && expected.is_none());
-    round.ledger().unanswered[index].extend(open.map(|(made, _)| made));
+    let mut ledger = run.ledger();
+    let open = publisher.sent.into_values().filter(|made| made.id.as_ref().is_some_and(|id| !ledger.mids_by_id.contains_key(id)));
+    let open: Vec<Made> = open.collect();
+    ledger.unanswered.entry(index).or_default().extend(open);
 }
 
 /// Receives until the server is gone; now and then on a new connection.
-fn receive(round: &Round, alias: &str, random: &mut Seeded) {
-    while receive_session(round, alias, random).is_some() {}
+fn receive(run: &Run, alias: &str, random: &mut Seeded) {
+    while receive_session(run, alias, random).is_some() {}
 }
 
 /// One session of a receiver. `None`: the server is gone.
-fn receive_session(round: &Round, alias: &str, random: &mut Seeded) -> Option<()> {
-    let mut client = Client::try_connect(round.address)?;
+fn receive_session(run: &Run, alias: &str, random: &mut Seeded) -> Option<()> {
+    let mut client = Client::try_connect(run.address)?;
     client.try_send(&format!(r#"{{"t":11,"alias":"{alias}"}}"#))?;
     let mut order = Order::default();
     let stay = if alias.starts_with("half") { 1 + random.below(400) } else { usize::MAX };
@@ -275,11 +120,11 @@ fn receive_session(round: &Round, alias: &str, random: &mut Seeded) -> Option<()
             continue;
         }
         let mid = order.next(&frame);
-        let mut ledger = round.ledger();
+        let mut ledger = run.ledger();
         ledger.delivered(mid, &frame["msg"]);
         let acknowledges = alias.starts_with("all") || (alias.starts_with("half") && random.below(2) == 0);
         if acknowledges {
-            ledger.acknowledged.insert((alias.to_owned(), mid));
+            ledger.acknowledge(alias, mid);
             drop(ledger);
             client.try_send(&format!(r#"{{"t":-5,"mid":"{mid}"}}"#))?;
         }
@@ -287,39 +132,26 @@ fn receive_session(round: &Round, alias: &str, random: &mut Seeded) -> Option<()
     Some(())
 }
 
-/// To one session in mid order (Protocol §5).
-#[derive(Default)]
-struct Order(u64);
-
-impl Order {
-    fn next(&mut self, push: &Value) -> u64 {
-        let mid = mid_of(&push["mid"]);
-        assert!(mid > self.0, "mid {mid} came after {}", self.0);
-        self.0 = mid;
-        mid
-    }
-}
-
 /// Registers and unregisters, each alias new, until the server is gone.
-fn register(round: &Round) -> Option<()> {
-    let number = round.ledger().round;
+fn register(run: &Run) -> Option<()> {
+    let number = run.ledger().round;
     for next in 0.. {
         let alias = format!("reg-{number}-{next}");
-        let mut client = Client::try_connect(round.address)?;
+        let mut client = Client::try_connect(run.address)?;
         client.try_send(&format!(r#"{{"t":1,"alias":"{alias}"}}"#))?;
         client.try_json()?;
-        change_topics(round, &mut client, &alias, 2, &["g-0", "g-1", &format!("g-{next}")])?;
+        change_topics(run, &mut client, &alias, 2, &["g-0", "g-1", &format!("g-{next}")])?;
         if next % 3 == 0 {
-            change_topics(round, &mut client, &alias, 12, &["g-1", "g-never"])?;
+            change_topics(run, &mut client, &alias, 12, &["g-1", "g-never"])?;
         }
     }
     Some(())
 }
 
 /// One frame 2 or 12 and its answer. What it changes is open while it is under way.
-fn change_topics(round: &Round, client: &mut Client, alias: &str, request: i64, topics: &[&str]) -> Option<()> {
+fn change_topics(run: &Run, client: &mut Client, alias: &str, request: i64, topics: &[&str]) -> Option<()> {
     let note = |state| {
-        let mut ledger = round.ledger();
+        let mut ledger = run.ledger();
         let known = ledger.subscriptions.entry(alias.to_owned()).or_default();
         known.extend(topics.iter().map(|topic| ((*topic).to_owned(), state)));
     };
@@ -332,25 +164,25 @@ fn change_topics(round: &Round, client: &mut Client, alias: &str, request: i64, 
 }
 
 /// Before the first round: the receivers' subscriptions, by which the publishers' receivers are known.
-fn subscribe_receivers(round: &Round) {
+fn subscribe_receivers(run: &Run) {
     for (index, alias) in RECEIVERS.iter().enumerate() {
-        let mut client = Client::bound(round.address, alias);
+        let mut client = Client::bound(run.address, alias);
         let topics: Vec<&str> = (0..TOPICS.len()).filter(|topic| is_subscribed(index, *topic)).map(|topic| TOPICS[topic]).collect();
-        change_topics(round, &mut client, alias, 2, &topics).unwrap();
+        change_topics(run, &mut client, alias, 2, &topics).unwrap();
     }
 }
 
 /// The subscriptions of the last round and a few older ones are as they were answered.
-fn verify_subscriptions(round: &Round, random: &mut Seeded) {
+fn verify_subscriptions(run: &Run, random: &mut Seeded) {
     let (last, known) = {
-        let ledger = round.ledger();
+        let ledger = run.ledger();
         (format!("reg-{}-", ledger.round.saturating_sub(1)), ledger.subscriptions.clone())
     };
     for (alias, topics) in known {
         if alias.starts_with("reg-") && !alias.starts_with(&last) && random.below(20) > 0 {
             continue;
         }
-        let mut client = Client::bound(round.address, &alias);
+        let mut client = Client::bound(run.address, &alias);
         client.send(r#"{"t":3}"#);
         let answer = loop {
             let frame = client.json();
@@ -367,104 +199,32 @@ fn verify_subscriptions(round: &Round, random: &mut Seeded) {
     }
 }
 
-/// Every alias gets what it is owed, by connecting or by pulling.
-fn verify_deliveries(round: &Round, random: &mut Seeded) {
-    let receivers = round.ledger().receivers();
-    for (number, alias) in receivers.iter().enumerate() {
-        let owed = round.ledger().owed(alias);
-        if alias.starts_with("new-") && owed.is_empty() {
-            continue;
-        }
-        assert!(owed.len() < 9_000, "{} owed to {alias}: the cap would be an excuse for a loss", owed.len());
-        let came = if random.below(3) == 0 { pull_all(round, alias) } else { connect_for_all(round, alias, number, random.below(2) == 0) };
-        let lost: Vec<u64> = owed.difference(&came).copied().collect();
-        let ledger = round.ledger();
-        let first = lost.first().map(|mid| &ledger.answered[mid]);
-        assert!(lost.is_empty(), "{} of {} messages owed to {alias} are lost; the first: {} {first:?}", lost.len(), owed.len(), lost[0]);
-    }
-}
+/// What a thread of the load does.
+type Body = Box<dyn FnOnce(&Run, &mut Seeded) + Send>;
 
-/// Connects and reads until a message published just now comes: in mid order all else came before. Acknowledges all, or nothing.
-fn connect_for_all(round: &Round, alias: &str, number: usize, acknowledges: bool) -> BTreeSet<u64> {
-    let mut client = Client::bound(round.address, alias);
-    let tag = format!("r{}-v{number}", round.ledger().round);
-    let frame = format!(r#"{{"t":6,"method":"publish_to_alias","alias":"{alias}","msg":"{}""#, body(&tag));
-    client.send(&format!(r#"{frame},"num":1}}"#));
-    let marker = Made { tag, receivers: BTreeSet::from([alias.to_owned()]), frame, id: None };
-    let (mut came, mut order, mut answered) = (BTreeSet::new(), Order::default(), None);
-    while answered.is_none_or(|mid| !came.contains(&mid)) {
-        let frame = client.json();
-        if frame["t"] == -6 {
-            answered = Some(mid_of(&frame["mid"]));
-            round.ledger().answered(marker.clone(), mid_of(&frame["mid"]));
-        } else {
-            assert_eq!(frame["t"], 5, "{frame}");
-            let mid = order.next(&frame);
-            round.ledger().delivered(mid, &frame["msg"]);
-            came.insert(mid);
-        }
-    }
-    if acknowledges {
-        round.ledger().acknowledged.extend(came.iter().map(|mid| (alias.to_owned(), *mid)));
-        let mids: Vec<String> = came.iter().map(u64::to_string).collect();
-        for mids in mids.chunks(100) {
-            client.send(&format!(r#"{{"t":-5,"mid":{}}}"#, serde_json::to_string(mids).unwrap()));
-        }
-        client.expect_nothing();
-    }
-    came
-}
-
-/// Pulls page by page: each pull acknowledges the page before.
-fn pull_all(round: &Round, alias: &str) -> BTreeSet<u64> {
-    let mut client = Client::connect(round.address);
-    let (mut came, mut order) = (BTreeSet::new(), Order::default());
-    let (mut page, mut more) = (Vec::new(), true);
-    while more {
-        round.ledger().acknowledged.extend(page.drain(..).map(|mid| (alias.to_owned(), mid)));
-        client.send(&format!(r#"{{"t":4,"alias":"{alias}"}}"#));
-        let answer = loop {
-            let frame = client.json();
-            if frame["t"] == -4 {
-                break frame;
-            }
-            assert_eq!(frame["t"], 5, "{frame}");
-            round.ledger().delivered(order.next(&frame), &frame["msg"]);
-        };
-        page = answer["mid"].as_array().unwrap().iter().map(mid_of).collect();
-        for (mid, msg) in page.iter().zip(answer["msg"].as_array().unwrap()) {
-            assert!(came.last().is_none_or(|last| last < mid), "a pull returned {mid} after {:?}", came.last());
-            round.ledger().delivered(*mid, msg);
-            came.insert(*mid);
-        }
-        more = answer["more"].as_bool().unwrap();
-    }
-    came
-}
-
-/// Load on all sides until so many `-6`s have come and a little longer; then SIGKILL.
-fn load_and_kill(porter: Porter, round: &Arc<Round>, random: &mut Seeded) {
+/// Load on all sides until so many `-6`s have come and, unless the last was the server's end, a little longer; then SIGKILL.
+fn load_and_kill(porter: Porter, run: &Arc<Run>, answers: usize, random: &mut Seeded) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    let mut spawn = |seed: u64, body: Box<dyn FnOnce(&Round, &mut Seeded) + Send>| {
-        let round = Arc::clone(round);
-        threads.push(std::thread::spawn(move || body(&round, &mut Seeded(seed))));
+    let mut spawn = |seed: u64, body: Body| {
+        let run = Arc::clone(run);
+        threads.push(std::thread::spawn(move || body(&run, &mut Seeded(seed))));
     };
     for alias in RECEIVERS.into_iter().filter(|alias| !alias.starts_with("off")) {
-        spawn(random.next_u64(), Box::new(move |round, random| receive(round, alias, random)));
+        spawn(random.next_u64(), Box::new(move |run, random| receive(run, alias, random)));
     }
     spawn(
         0,
-        Box::new(|round, _| {
-            let _ = register(round);
+        Box::new(|run, _| {
+            let _ = register(run);
         }),
     );
     for index in 0..PUBLISHERS {
-        spawn(random.next_u64(), Box::new(move |round, random| publish(round, index, random)));
+        spawn(random.next_u64(), Box::new(move |run, random| publish(run, index, random)));
     }
-    let (answers, longer) = (random.below(PUBLISHERS * PUBLISHES_PER_ROUND * 3 / 4), random.below(5_000));
+    let longer = random.below(5_000);
     let end = Instant::now() + DEADLINE;
-    while round.answers.load(Ordering::Relaxed) < answers && !threads.iter().any(JoinHandle::is_finished) {
-        assert!(Instant::now() < end, "{} of {answers} answers came", round.answers.load(Ordering::Relaxed));
+    while run.answers.load(Ordering::Relaxed) < answers && !threads.iter().any(JoinHandle::is_finished) {
+        assert!(Instant::now() < end, "{} of {answers} answers came", run.answers.load(Ordering::Relaxed));
         std::thread::sleep(Duration::from_micros(200));
     }
     // The moment within a commit, a write or a page is the machine's choice.
@@ -485,24 +245,27 @@ fn setting(name: &str, default: u64) -> u64 {
 fn nothing_answered_is_lost_by_sigkill_under_load() {
     let rounds = setting("PORTER_CRASH_ROUNDS", ROUNDS as u64) as usize;
     let seed = setting("PORTER_CRASH_SEED", RandomState::new().hash_one(0));
-    println!("PORTER_CRASH_ROUNDS={rounds} PORTER_CRASH_SEED={seed}");
+    eprintln!("PORTER_CRASH_ROUNDS={rounds} PORTER_CRASH_SEED={seed}");
     let random = &mut Seeded(seed);
     let folder = Folder::new();
-    let mut ledger = Ledger::new();
+    let mut ledger = Ledger::default();
     for number in 0..=rounds {
         let porter = Porter::start(&folder);
         ledger.begin_round(number);
-        let round = Arc::new(Round { address: porter.tcp, ledger: Mutex::new(ledger), answers: AtomicUsize::new(0) });
+        let answers = 1 + random.below(PUBLISHERS * PUBLISHES_PER_ROUND * 3 / 4);
+        let pid = Pid::from_raw(i32::try_from(porter.pid()).unwrap()).unwrap();
+        let victim = (number % 2 == 0).then_some((pid, answers));
+        let run = Arc::new(Run { address: porter.tcp, ledger: Mutex::new(ledger), answers: AtomicUsize::new(0), victim });
         if number == 0 {
-            subscribe_receivers(&round);
+            subscribe_receivers(&run);
         }
-        verify_subscriptions(&round, random);
-        verify_deliveries(&round, random);
+        verify_subscriptions(&run, random);
+        verify_deliveries(&run, random);
         if number < rounds {
-            load_and_kill(porter, &round, random);
+            load_and_kill(porter, &run, answers, random);
         }
-        ledger = Arc::into_inner(round).unwrap().ledger.into_inner().unwrap();
-        println!(
+        ledger = Arc::into_inner(run).unwrap().ledger.into_inner().unwrap();
+        eprintln!(
             "round {number}: answered={} acknowledged={} delivered={} subscriptions={}",
             ledger.answered.len(),
             ledger.acknowledged.len(),

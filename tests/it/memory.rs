@@ -61,7 +61,7 @@ fn an_idle_controller_costs_less_than_2_kb() {
     connect(porter.tcp, &mut controllers, MANY);
     let grown = resident_bytes(&porter) - before;
     let each = grown as u64 / (MANY - WARM) as u64;
-    println!("an idle controller: {each} bytes ({before} resident bytes with {WARM}, {grown} more with {MANY})");
+    eprintln!("an idle controller: {each} bytes ({before} resident bytes with {WARM}, {grown} more with {MANY})");
     assert!(grown > 0 && each < SESSION_BYTES_MAX, "{each} bytes for an idle session");
 }
 
@@ -96,7 +96,7 @@ fn a_reader_that_stops_with_8_mb_owed_costs_less_than_1_mb() {
         stopped.push(owe(&porter, &format!("stopped-{number}")));
         costs.push(resident_bytes(&porter) - before);
     }
-    println!("a stopped reader: {costs:?} bytes");
+    eprintln!("a stopped reader: {costs:?} bytes");
     costs.sort_unstable();
     assert!(costs[1] < READER_BYTES_MAX, "{costs:?} bytes for a reader that has stopped");
 }

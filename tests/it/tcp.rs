@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clients::{Client, http};
 use crate::porter::{DEADLINE, Folder, Porter, manage_token};
+use crate::seeded::Seeded;
 
 fn start() -> (Folder, Porter) {
     let folder = Folder::new();
@@ -429,7 +430,8 @@ fn the_ninth_session_closes_the_one_heard_from_longest_ago() {
     let begin = Instant::now();
     let mut ninth = Client::bound(porter.tcp, "flat");
     phones[3].expect_end();
-    assert!(begin.elapsed() < Duration::from_secs(2), "closed only after {:?}", begin.elapsed());
+    // Two seconds, and what a busy machine may add.
+    assert!(begin.elapsed() < Duration::from_secs(10), "closed only after {:?}", begin.elapsed());
     phones.remove(3);
     phones.iter_mut().for_each(Client::expect_nothing);
     ninth.expect_nothing();
@@ -656,4 +658,86 @@ fn a_peer_that_resets_leaves_nothing_behind() {
         assert!(Instant::now() < end, "sessions stay behind");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn a_fan_out_larger_than_a_turn_reaches_everyone_and_keeps_the_order_of_its_link() {
+    const SUBSCRIBERS: usize = 1_200;
+    let (_folder, porter) = start();
+    for n in 0..SUBSCRIBERS {
+        let mut client = Client::connect(porter.tcp);
+        client.send_bytes(format!("{{\"t\":1,\"alias\":\"s{n}\"}}\n{{\"t\":2,\"topic\":\"all\"}}\n").as_bytes());
+        client.line();
+        client.expect(r#"{"t":-2}"#);
+    }
+    let mut here = Client::bound_plain(porter.tcp, "s7");
+    let mut publisher = Client::connect(porter.tcp);
+    let to_all = r#"{"t":6,"method":"publish","topic":"all","msg":MSG,"num":MSG}"#;
+    let to_one = r#"{"t":6,"method":"publish_to_alias","alias":["s7","s1199"],"msg":MSG,"num":MSG}"#;
+    let frames: Vec<String> =
+        (0..6).map(|n: usize| if n.is_multiple_of(2) { to_all } else { to_one }.replace("MSG", &n.to_string())).collect();
+    publisher.send_bytes((frames.join("\n") + "\n").as_bytes());
+    let mut answers: Vec<Value> = (0..6).map(|_| publisher.json()).collect();
+    answers.sort_by_key(|answer| answer["num"].as_u64());
+    for (n, answer) in answers.iter().enumerate() {
+        let stored = if n.is_multiple_of(2) { SUBSCRIBERS - 1 } else { 1 };
+        assert_eq!((answer["online"].as_u64(), answer["stored"].as_u64()), (Some(1), Some(stored as u64)), "{answer}");
+    }
+    let mut last = Client::bound_plain(porter.tcp, "s1199");
+    for client in [&mut here, &mut last] {
+        for (n, answer) in answers.iter().enumerate() {
+            let push = client.json();
+            assert_eq!((push["msg"].as_u64(), &push["mid"]), (Some(n as u64), &answer["mid"]));
+        }
+        client.expect_nothing();
+    }
+}
+
+/// Frames of every kind, to be spoilt.
+const SAMPLES: &[&str] = &[
+    r#"{"t":1,"alias":"fuzz","ext":1,"num":1}"#,
+    r#"{"t":2,"topic":["a","b"],"info":{"k":[1,2]},"num":"x"}"#,
+    r#"{"t":3,"num":3}"#,
+    r#"{"t":4,"alias":"fuzz"}"#,
+    r#"{"t":-5,"mid":["1","2",3]}"#,
+    r#"{"t":6,"method":"publish","topic":["a"],"msg":{"\u95e8":1.5e3},"opts":{"time_to_live":0,"id":"k","receipt":true},"num":2}"#,
+    r#"{"t":6,"method":"publish_to_alias","alias":"fuzz","msg":"m"}"#,
+    r#"{"t":8,"r":"R","u":"U","num":8}"#,
+    r#"{"t":-8,"r":"R","u":"U","ok":true,"reason":"r"}"#,
+    r#"{"t":10,"r":"R","u":"","ext":1}"#,
+    r#"{"t":12,"topic":"a"}"#,
+    r#"{"t":14,"alias":"fuzz"}"#,
+];
+
+#[test]
+fn spoilt_frames_are_answered_and_neither_hang_nor_break_anything() {
+    let (_folder, porter) = start();
+    for seed in 0..150 {
+        let mut random = Seeded(seed);
+        let mut bytes = Vec::new();
+        for _ in 0..20 {
+            let mut frame = random.pick(SAMPLES).as_bytes().to_vec();
+            for _ in 0..random.below(4) {
+                let at = random.below(frame.len());
+                match random.below(4) {
+                    0 => frame[at] = *random.pick(b"{}[]\",:\\-0e\n\0\xff t"),
+                    1 => frame.truncate(at.max(1)),
+                    2 => frame.splice(at..at, random.bytes(3)).for_each(drop),
+                    _ => drop(frame.drain(at..=at)),
+                }
+                if frame.is_empty() {
+                    frame.push(b' ');
+                }
+            }
+            bytes.extend_from_slice(&frame);
+            bytes.push(b'\n');
+        }
+        let mut client = Client::connect(porter.tcp);
+        client.send_bytes(&bytes);
+        let _ = client.try_send(r#"{"t":7,"num":"end"}"#);
+        // Either the end of what was sent is answered, or the link was ended by one of the frames.
+        while client.try_line().is_some_and(|line| !line.ends_with(r#","num":"end"}"#)) {}
+    }
+    assert!(!porter.log().contains("panic"), "{}", porter.log());
+    Client::bound(porter.tcp, "after").expect_nothing();
 }

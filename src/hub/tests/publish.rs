@@ -145,6 +145,17 @@ fn the_grace_ends_with_the_last_session() {
 }
 
 #[test]
+fn a_grace_may_outlive_a_receiver_that_acknowledged_and_left() {
+    let mut scene = Scene::new();
+    let (a, _b, publisher) = (scene.session("a"), scene.session("b"), scene.open());
+    scene.send(publisher, [to(&["a", "b"]).frame()]);
+    scene.send(a, [ack(&[1])]);
+    scene.gone(a);
+    assert_eq!(scene.hub.load().aliases, 1);
+    assert_eq!(scene.ms(3), ["commit alias a1=b; save 1 to a1"]);
+}
+
+#[test]
 fn a_message_acknowledged_while_it_is_gathered_is_struck_out() {
     let mut scene = Scene::new();
     let (a, publisher) = (scene.session("a"), scene.open());
