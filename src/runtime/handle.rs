@@ -246,9 +246,10 @@ impl TcpLink {
         self.outbox.ready().await;
     }
 
-    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`].
-    pub fn submit(&self, frames: Vec<Request>) {
-        self.shared.submit(Input::Frames { link: self.id, frames, at: clock::mono_us() });
+    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`]. `at`: when they were
+    /// read, monotonic, µs.
+    pub fn submit(&self, frames: Vec<Request>, at: u64) {
+        self.shared.submit(Input::Frames { link: self.id, frames, at });
     }
 
     /// The peer has closed its sending side. Waits until its frames are answered, as far as they will be, and the link is ended.
