@@ -136,11 +136,15 @@ mod tests {
         let (queue, lines) = sync_channel(1);
         let logger = Logger { queue, dropped: AtomicU64::new(0) };
         log::set_max_level(LevelFilter::Info);
-        let say = |text: &str| logger.log(&Record::builder().level(log::Level::Info).args(format_args!("{text}")).build());
+        let from = |target: &str, text: &str| {
+            logger.log(&Record::builder().level(log::Level::Info).target(target).args(format_args!("{text}")).build());
+        };
+        let say = |text: &str| from("porter::app", text);
         let taken = || match lines.try_recv() {
             Ok(Line::Text(text)) => text,
             _ => String::new(),
         };
+        from("async_executor", "none of ours");
         (0..3).for_each(|_| say("event"));
         assert!(taken().ends_with("INFO  event\n"));
         say("event");

@@ -3,30 +3,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::clients::{Client, http};
-use crate::porter::{DEADLINE, Folder, Porter, manage_token, token};
-
-/// A server, and a management token for it.
-struct Site {
-    folder: Folder,
-    porter: Porter,
-    token: String,
-}
+use crate::porter::{DEADLINE, Folder, Porter, Site, manage_token, token};
 
 impl Site {
-    fn start(flags: &[&str]) -> Site {
-        let folder = Folder::new();
-        let porter = Porter::start_with(&folder, flags);
-        let token = manage_token(&folder);
-        Site { folder, porter, token }
-    }
-
-    fn push(&self, frame: &str) -> Value {
-        http(self.porter.rest, "POST", &format!("/push/{}", self.token), frame).json()
-    }
-
     /// The door log as the administrator's shell shows it, oldest first, once that many entries have their results.
     fn door_log(&self, entries: usize) -> Vec<String> {
         let columns = "room, user, alias, label, address, doors, ok, reason";
@@ -215,10 +197,10 @@ fn no_door_is_told_at_once_and_no_answer_after_three_seconds() {
 fn rest_opens_with_and_without_waiting() {
     let site = Site::start(&[]);
     let open = |more: &str| format!(r#"{{"t":8,"r":"R 1","u":"office","num":7{more}}}"#);
-    assert_eq!(site.push(&open("")), json!({"t": -8, "num": 7, "doors": 0}));
-    assert_eq!(site.push(&open(r#","wait":true"#)), json!({"t": -8, "num": 7, "doors": 0, "ok": false, "reason": "no_door"}));
+    assert_eq!(site.push(&open("")).json(), json!({"t": -8, "num": 7, "doors": 0}));
+    assert_eq!(site.push(&open(r#","wait":true"#)).json(), json!({"t": -8, "num": 7, "doors": 0, "ok": false, "reason": "no_door"}));
     let mut door = site.member(10, false);
-    assert_eq!(site.push(&open("")), json!({"t": -8, "num": 7, "doors": 1}));
+    assert_eq!(site.push(&open("")).json(), json!({"t": -8, "num": 7, "doors": 1}));
     door.expect(&open(""));
     door.send(r#"{"t":-8,"r":"R 1","u":"office","ok":true}"#);
     let waited = open(r#","wait":true"#);
@@ -275,11 +257,11 @@ fn a_link_joins_64_rooms_and_leaves_them_when_it_closes() {
     door.send(r#"{"t":9,"r":"63","u":""}"#);
     door.expect_nothing();
     let open = |n: u32| format!(r#"{{"t":8,"r":"{n}","u":""}}"#);
-    assert_eq!((site.push(&open(63))["doors"].clone(), site.push(&open(64))["doors"].clone()), (json!(1), json!(0)));
+    assert_eq!((site.push(&open(63)).json()["doors"].clone(), site.push(&open(64)).json()["doors"].clone()), (json!(1), json!(0)));
     door.expect(&open(63));
     drop(door);
     let end = Instant::now() + DEADLINE;
-    while site.push(&open(63))["doors"] != 0 {
+    while site.push(&open(63)).json()["doors"] != 0 {
         assert!(Instant::now() < end, "the door is still in its room");
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::clients::{HttpAnswer, http};
+
 /// How long anything may take before a test has failed: generous, since machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -141,6 +143,30 @@ impl Drop for Porter {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A running server, and a management token for it.
+pub struct Site {
+    pub folder: Folder,
+    pub porter: Porter,
+    pub token: String,
+}
+
+impl Site {
+    pub fn start(flags: &[&str]) -> Site {
+        let folder = Folder::new();
+        let porter = Porter::start_with(&folder, flags);
+        let token = manage_token(&folder);
+        Site { folder, porter, token }
+    }
+
+    pub fn get(&self, path: &str) -> HttpAnswer {
+        http(self.porter.rest, "GET", &format!("{path}/{}", self.token), "")
+    }
+
+    pub fn push(&self, frame: &str) -> HttpAnswer {
+        http(self.porter.rest, "POST", &format!("/push/{}", self.token), frame)
     }
 }
 

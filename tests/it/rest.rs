@@ -8,30 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::clients::{Client, HttpAnswer, http, http_raw};
-use crate::porter::{DEADLINE, Folder, Porter, manage_token, token};
-
-struct Site {
-    _folder: Folder,
-    porter: Porter,
-    token: String,
-}
+use crate::porter::{DEADLINE, Folder, Porter, Site, manage_token, token};
 
 impl Site {
-    fn start(flags: &[&str]) -> Site {
-        let folder = Folder::new();
-        let porter = Porter::start_with(&folder, flags);
-        let token = manage_token(&folder);
-        Site { _folder: folder, porter, token }
-    }
-
-    fn get(&self, path: &str) -> HttpAnswer {
-        http(self.porter.rest, "GET", &format!("{path}/{}", self.token), "")
-    }
-
-    fn push(&self, frame: &str) -> HttpAnswer {
-        http(self.porter.rest, "POST", &format!("/push/{}", self.token), frame)
-    }
-
     /// Waits until `path` answers with `body`: what a peer's closing changes is seen a moment later.
     fn await_body(&self, path: &str, body: &Value) {
         let end = Instant::now() + DEADLINE;
@@ -286,7 +265,7 @@ fn a_client_that_leaves_does_not_take_its_publish_with_it() {
 
 #[test]
 fn a_request_that_waits_when_the_server_ends_is_answered() {
-    let Site { _folder, porter, token } = Site::start(&[]);
+    let Site { folder: _folder, porter, token } = Site::start(&[]);
     let mut door = Client::connect(porter.tcp);
     door.send(r#"{"t":10,"r":"R 1","u":"gate"}"#);
     door.ask_json(r#"{"t":7}"#);
