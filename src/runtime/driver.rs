@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 
 use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
+use crate::hub::links::Opening;
 use crate::hub::{Hub, Input, Now, takes_door_lane};
 use crate::limits::DELIVERIES_PER_TURN_MAX;
 use crate::names::{LinkId, Mid};
@@ -305,6 +306,13 @@ impl Core {
             store: Some(store),
             barriers: Vec::new(),
         }
+    }
+
+    /// A new link whose outlet needs no id.
+    pub(super) fn open(&mut self, now: Now, opening: Opening, outlet: Outlet) -> LinkId {
+        let id = self.hub.open(now, opening);
+        self.connect(id, outlet);
+        id
     }
 
     /// Gives a new link its outlet.

@@ -108,15 +108,14 @@ impl Handle {
     pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
         let now = self.shared.clock.now();
         let answer = Arc::new(Answer::default());
+        let opening = Opening { transport: Transport::Rest, address, claims: Some(claims) };
         let id = {
             let mut core = self.shared.core();
             // Looked at under the lock: whoever connects before it is set is answered when all links are cut.
             if self.shared.ending.load(Ordering::Relaxed) {
                 return driver::ending();
             }
-            let id = core.hub.open(now, Opening { transport: Transport::Rest, address, claims: Some(claims) });
-            core.connect(id, Outlet::Answer(Arc::clone(&answer)));
-            id
+            core.open(now, opening, Outlet::Answer(Arc::clone(&answer)))
         };
         let _gone = Gone { shared: &self.shared, id };
         self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });
@@ -247,9 +246,10 @@ impl TcpLink {
         self.outbox.ready().await;
     }
 
-    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`].
-    pub fn submit(&self, frames: Vec<Request>) {
-        self.shared.submit(Input::Frames { link: self.id, frames, at: clock::mono_us() });
+    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`]. `at`: when they were
+    /// read, monotonic, µs.
+    pub fn submit(&self, frames: Vec<Request>, at: u64) {
+        self.shared.submit(Input::Frames { link: self.id, frames, at });
     }
 
     /// The peer has closed its sending side. Waits until its frames are answered, as far as they will be, and the link is ended.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::clients::Client;
@@ -201,8 +202,8 @@ fn verify_subscriptions(run: &Run, random: &mut Seeded) {
 /// What a thread of the load does.
 type Body = Box<dyn FnOnce(&Run, &mut Seeded) + Send>;
 
-/// Load on all sides until so many `-6`s have come and a little longer; then SIGKILL.
-fn load_and_kill(porter: Porter, run: &Arc<Run>, random: &mut Seeded) {
+/// Load on all sides until so many `-6`s have come and, unless the last was the server's end, a little longer; then SIGKILL.
+fn load_and_kill(porter: Porter, run: &Arc<Run>, answers: usize, random: &mut Seeded) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     let mut spawn = |seed: u64, body: Body| {
         let run = Arc::clone(run);
@@ -220,7 +221,7 @@ fn load_and_kill(porter: Porter, run: &Arc<Run>, random: &mut Seeded) {
     for index in 0..PUBLISHERS {
         spawn(random.next_u64(), Box::new(move |run, random| publish(run, index, random)));
     }
-    let (answers, longer) = (random.below(PUBLISHERS * PUBLISHES_PER_ROUND * 3 / 4), random.below(5_000));
+    let longer = random.below(5_000);
     let end = Instant::now() + DEADLINE;
     while run.answers.load(Ordering::Relaxed) < answers && !threads.iter().any(JoinHandle::is_finished) {
         assert!(Instant::now() < end, "{} of {answers} answers came", run.answers.load(Ordering::Relaxed));
@@ -251,14 +252,17 @@ fn nothing_answered_is_lost_by_sigkill_under_load() {
     for number in 0..=rounds {
         let porter = Porter::start(&folder);
         ledger.begin_round(number);
-        let run = Arc::new(Run { address: porter.tcp, ledger: Mutex::new(ledger), answers: AtomicUsize::new(0) });
+        let answers = 1 + random.below(PUBLISHERS * PUBLISHES_PER_ROUND * 3 / 4);
+        let pid = Pid::from_raw(i32::try_from(porter.pid()).unwrap()).unwrap();
+        let victim = (number % 2 == 0).then_some((pid, answers));
+        let run = Arc::new(Run { address: porter.tcp, ledger: Mutex::new(ledger), answers: AtomicUsize::new(0), victim });
         if number == 0 {
             subscribe_receivers(&run);
         }
         verify_subscriptions(&run, random);
         verify_deliveries(&run, random);
         if number < rounds {
-            load_and_kill(porter, &run, random);
+            load_and_kill(porter, &run, answers, random);
         }
         ledger = Arc::into_inner(run).unwrap().ledger.into_inner().unwrap();
         eprintln!(

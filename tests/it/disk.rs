@@ -14,10 +14,11 @@ use crate::clients::Client;
 use crate::porter::{Folder, Porter, command};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// Within this time a publish that can't be kept is refused (Protocol §4).
-const REFUSED_WITHIN: Duration = Duration::from_secs(1);
-/// Within this time storing goes on after there is space again.
-const RESUMED_WITHIN: Duration = Duration::from_secs(10);
+/// Within this time a publish that can't be kept is refused: at once, and what a busy machine may add; well before the 5 s of a
+/// commit that does not come (Protocol §4).
+const REFUSED_WITHIN: Duration = Duration::from_secs(4);
+/// Within this time storing goes on after there is space again: a probe a second, and what a busy machine may add.
+const RESUMED_WITHIN: Duration = Duration::from_secs(20);
 /// Publishes before a disk of which the last space was taken is seen to be full.
 const PUBLISHES_MAX: u64 = 10_000;
 /// Messages stored before the disk breaks, and how many of them are acknowledged while it is broken.

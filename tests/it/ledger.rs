@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::clients::Client;
@@ -124,11 +125,21 @@ pub struct Run {
     pub ledger: Mutex<Ledger>,
     /// `-6`s in this run.
     pub answers: AtomicUsize,
+    /// The server, and the `-6` at which it is killed on the spot: by whoever reads it, since a moment later the server may have
+    /// done what it had promised too early.
+    pub victim: Option<(Pid, usize)>,
 }
 
 impl Run {
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap()
+    }
+
+    fn count_answer(&self) {
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some((server, _)) = self.victim.filter(|(_, at)| *at == answers) {
+            kill_process(server, Signal::KILL).unwrap();
+        }
     }
 }
 
@@ -199,7 +210,7 @@ impl Publisher {
             self.mids.push((num, mid));
         }
         run.ledger().answered(self.index, made, mid);
-        run.answers.fetch_add(1, Ordering::Relaxed);
+        run.count_answer();
         Some(())
     }
 }

@@ -229,7 +229,7 @@ fn hundreds_of_mixed_clients_lose_nothing() {
     let porter = Porter::start(&folder);
     let mut ledger = Ledger::default();
     ledger.begin_round(0);
-    let run = Arc::new(Run { address: porter.tcp, ledger: Mutex::new(ledger), answers: AtomicUsize::new(0) });
+    let run = Arc::new(Run { address: porter.tcp, ledger: Mutex::new(ledger), answers: AtomicUsize::new(0), victim: None });
     let subscribers = Arc::new(subscribe(&run));
     let mut receivers = Vec::new();
     for receiver in 0..RECEIVERS {

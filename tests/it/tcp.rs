@@ -431,7 +431,8 @@ fn the_ninth_session_closes_the_one_heard_from_longest_ago() {
     let begin = Instant::now();
     let mut ninth = Client::bound(porter.tcp, "flat");
     phones[3].expect_end();
-    assert!(begin.elapsed() < Duration::from_secs(2), "closed only after {:?}", begin.elapsed());
+    // Two seconds, and what a busy machine may add.
+    assert!(begin.elapsed() < Duration::from_secs(10), "closed only after {:?}", begin.elapsed());
     phones.remove(3);
     phones.iter_mut().for_each(Client::expect_nothing);
     ninth.expect_nothing();

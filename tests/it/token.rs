@@ -10,7 +10,7 @@ use crate::clients::{Client, HttpAnswer, http, http_raw};
 use crate::porter::{DEADLINE, Folder, Porter, command, manage_token, run, token};
 
 /// Longer than the server may take to see that a token is over, by as much as a busy machine may add.
-const SEEN_WITHIN: Duration = Duration::from_secs(3);
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 fn device(folder: &Folder, label: &str) -> String {
     token(folder, &["--role", "device", "--label", label])
