@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::hub::aliases::AliasKey;
 use crate::hub::effects::{Closing, Effects};
 use crate::hub::storage::Change;
 use crate::hub::{Hub, Now};
@@ -127,16 +128,32 @@ impl Hub {
                 continue;
             }
             let gone_for = self.now.service.saturating_sub(entry.last_seen_service);
-            let lapsed = entry.owed.is_empty() && gone_for >= ALIAS_LIFE.as_millis() as u64;
-            if lapsed && !entry.is_forgettable() {
-                let name = entry.name.clone();
-                log::info!("alias_forgotten alias={name} topics={} days={}", entry.topics.len(), ALIAS_LIFE.as_secs() / 86_400);
-                for topic in self.aliases.topics(key) {
-                    self.aliases.unsubscribe(key, &topic);
-                }
-                self.aliases.get_mut(key).info = None;
+            let is_known = !entry.topics.is_empty() || entry.info.is_some();
+            if is_known && gone_for >= ALIAS_LIFE.as_millis() as u64 && self.gather.has_room() {
+                self.lapse(key);
             }
             self.forget_if_empty(key);
+        }
+    }
+
+    /// Takes from an alias what would keep it known. What still waits for it ends by itself: new messages to its topics must not
+    /// keep it for ever.
+    fn lapse(&mut self, key: AliasKey) {
+        let entry = self.aliases.get_mut(key);
+        entry.info = None;
+        let waits = !entry.owed.is_empty();
+        let name = entry.name.clone();
+        let topics = self.aliases.topics(key);
+        log::info!("alias_forgotten alias={name} topics={} days={}", topics.len(), ALIAS_LIFE.as_secs() / 86_400);
+        let id = self.aliases.id(key);
+        for topic in topics {
+            self.aliases.unsubscribe(key, &topic);
+            if waits {
+                self.gather.queue(Change::Unsubscribe(id, topic));
+            }
+        }
+        if waits {
+            self.save_alias(key);
         }
     }
 

@@ -62,7 +62,8 @@ struct Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // Other crates log their own insides, some without a word of text.
+        metadata.level() <= log::max_level() && metadata.target().starts_with(env!("CARGO_PKG_NAME"))
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -18,6 +18,7 @@ use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
 use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
+use crate::runtime::clock;
 use crate::runtime::handle::{Handle, TcpLink};
 use crate::server::gate::Gate;
 use crate::server::listener::{Accepted, Permit};
@@ -62,7 +63,7 @@ impl TcpServer {
         let Accepted { stream, peer, permit } = accepted;
         let mut connection = Connection {
             link: self.handle.open_tcp(stream, peer.ip()),
-            reader: Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, begun: false, admitted: false },
+            reader: Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, read_at: 0, begun: false, admitted: false },
             address: peer.ip(),
             server: Arc::clone(self),
             _permit: permit,
@@ -138,10 +139,10 @@ impl Connection {
 
     /// Gives the hub a batch when it is ready for one. False: the link is over.
     async fn hand_over(&mut self, batch: Batch) -> bool {
-        let Batch { mut frames, overlong } = batch;
+        let Batch { mut frames, at, overlong } = batch;
         let last = !self.admit(&mut frames) || overlong;
         self.link.ready().await;
-        self.link.submit(frames);
+        self.link.submit(frames, at);
         if last {
             self.link.closed().await;
         }
@@ -204,6 +205,8 @@ enum Read {
 /// Frames that were read together.
 struct Batch {
     frames: Vec<Request>,
+    /// When their last byte was read: monotonic, µs. They may wait long for their turn, and an opening must not (Protocol §7).
+    at: u64,
     /// Behind them a line was too long: nothing more can be read.
     overlong: bool,
 }
@@ -214,6 +217,8 @@ struct Reader {
     /// Bytes read beyond the last batch; empty while idle.
     kept: Vec<u8>,
     used: usize,
+    /// When the bytes last read came: monotonic, µs.
+    read_at: u64,
     /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.
@@ -223,8 +228,9 @@ struct Reader {
 impl Reader {
     /// A batch from bytes just read; what does not fit in it is kept.
     fn take(&mut self, bytes: &[u8]) -> Batch {
+        self.read_at = clock::mono_us();
         let mut input = bytes;
-        let batch = next_batch(&mut self.lines, &mut input);
+        let batch = next_batch(&mut self.lines, &mut input, self.read_at);
         if !input.is_empty() && !batch.overlong {
             self.kept = input.to_vec();
             self.used = 0;
@@ -235,7 +241,7 @@ impl Reader {
     /// A batch from the bytes kept; perhaps empty, if only the beginning of a line is left.
     fn next_kept(&mut self) -> Batch {
         let mut input = &self.kept[self.used..];
-        let batch = next_batch(&mut self.lines, &mut input);
+        let batch = next_batch(&mut self.lines, &mut input, self.read_at);
         self.used = self.kept.len() - input.len();
         if input.is_empty() || batch.overlong {
             self.kept = Vec::new();
@@ -251,8 +257,8 @@ fn ends_batch(body: &Body) -> bool {
     matches!(body, Body::Pull { .. } | Body::GetTopic { .. })
 }
 
-/// As many frames as a batch may have.
-fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
+/// As many frames as a batch may have, of bytes that were read at that time.
+fn next_batch(lines: &mut Lines, input: &mut &[u8], at: u64) -> Batch {
     let mut frames = Vec::new();
     let mut bytes = 0;
     while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX {
@@ -270,9 +276,9 @@ fn next_batch(lines: &mut Lines, input: &mut &[u8]) -> Batch {
             Err(_) => {
                 let body = Body::Refused(Refusal::new(Code::TooLarge, "limits.frame"));
                 frames.push(Request { body, num: None, token: None });
-                return Batch { frames, overlong: true };
+                return Batch { frames, at, overlong: true };
             }
         }
     }
-    Batch { frames, overlong: false }
+    Batch { frames, at, overlong: false }
 }

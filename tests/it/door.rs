@@ -305,6 +305,31 @@ fn a_door_frame_passes_a_backlog_that_its_link_does_not_read() {
     assert!(before < 100, "the opening came behind the whole backlog");
 }
 
+/// What a link sends is read in one piece and waits in the server while its answers are not taken; an opening grows old there.
+#[test]
+fn an_opening_that_waited_five_seconds_for_its_own_link_is_not_handed_on() {
+    let site = Site::start(&[]);
+    let mut door = site.member(10, true);
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    for part in 0..3 {
+        let topics: Vec<String> = (0..300).map(|n| format!("{}{:0120}", part, n)).collect();
+        assert_eq!(opener.ask(&json!({"t": 2, "topic": topics}).to_string()), r#"{"t":-2}"#);
+    }
+    // Each answer has more than 100 KB: all together are far more than the kernel and the outbox take.
+    let questions = "{\"t\":3}\n".repeat(200);
+    opener.send_bytes(format!("{questions}{{\"t\":8,\"r\":\"R 1\",\"u\":\"ann\",\"num\":1}}\n").as_bytes());
+    std::thread::sleep(Duration::from_millis(5_100));
+    let refusal = loop {
+        let answer = opener.json();
+        if answer["t"] != -3 {
+            break answer;
+        }
+    };
+    assert_eq!([&refusal["code"], &refusal["num"]], [&json!("unavailable"), &json!(1)], "{refusal}");
+    door.expect_nothing();
+    site.porter.await_log("door_stale");
+}
+
 #[test]
 fn the_door_log_tells_every_opening_and_its_result() {
     let site = Site::start(&[]);

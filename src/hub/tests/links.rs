@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::scene::*;
 use crate::hub::storage::{Outcome, Trouble};
+use crate::limits::TIME_TO_LIVE_MAX_S;
 use crate::names::{Label, LinkId, Transport};
 use crate::protocol::frame::{BindKind, Body, DoorKind, Request};
 use crate::protocol::refusal::Code;
@@ -267,6 +268,27 @@ fn an_alias_is_forgotten_with_its_subscriptions_after_180_days_without_a_session
     scene.settle();
     assert_eq!(scene.model.subscriptions.len(), 1);
     assert_eq!(scene.crashed().hub.alias_status(&alias("here")).0, topics(&["t"]));
+}
+
+#[test]
+fn what_still_comes_for_an_alias_does_not_keep_its_subscriptions_for_ever() {
+    let mut scene = Scene::new();
+    scene.subscriber("away", "t");
+    let publisher = scene.open_over(Transport::SocketIo, None);
+    for _ in 0..9 {
+        assert_eq!(scene.hub.alias_status(&alias("away")).0, topics(&["t"]));
+        scene.send(publisher, [on(&["t"]).ttl(TIME_TO_LIVE_MAX_S).frame()]);
+        scene.settle();
+        scene.wait(days(20));
+    }
+    scene.settle();
+    assert_eq!(scene.hub.alias_status(&alias("away")).0, []);
+    assert_eq!(scene.crashed().hub.alias_status(&alias("away")).0, []);
+    assert_eq!(scene.hub.load().aliases, 1, "one message still waits for it");
+    scene.wait(days(10));
+    scene.ms(1_000);
+    scene.settle();
+    assert_eq!(scene.hub.load().aliases, 0);
 }
 
 #[test]
