@@ -6,7 +6,6 @@ DATA := data
 # The token that `make run` shows; the same each time, for as long as its label is not revoked.
 RUN_TOKEN := token new --role manage --label make-run --data-dir $(DATA)
 
-
 .PHONY: run test bench build set-up clean
 
 run: build

@@ -7,7 +7,7 @@ use std::panic;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ use crate::token::{Claims, Role};
 const FIRST_LABEL: &str = "first-start";
 /// Of the time that ending may take, what is left to commit and to close the store.
 const FINISH_WAIT: Duration = Duration::from_secs(3);
+/// And what is left for the last answers to reach whoever waits for them.
+const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(1);
 const STATUS_LOGGED_EVERY: Duration = Duration::from_secs(3_600);
 /// Panics that are logged; a panic that repeats would fill the disk.
 const PANICS_LOGGED_MAX: usize = 100;
@@ -106,9 +108,10 @@ fn run(config: Config) -> Result<(), Fault> {
     let rest = listen(&config, "rest.port", config.rest_port)?;
     let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
-    log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server));
+    let terms = Arc::new(http::Options::new(signal.clone()));
+    log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server), Arc::clone(&terms));
     serve_tcp(tcp, &permits, &signal, server);
-    serve_rest(rest, &permits, &signal, rest_options(&config, &addresses, handle.clone(), gate));
+    serve_rest(rest, &permits, terms, rest_options(&config, &addresses, handle.clone(), gate));
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
     watch_keyring(Arc::clone(&keyring), handle.clone());
     announce(&config, &addresses, is_first_start.then_some(&*keyring));
@@ -120,6 +123,8 @@ fn run(config: Config) -> Result<(), Fault> {
         tell(&asked_to_end.0);
         switch.begin();
         handle.finish(FINISH_WAIT).await;
+        // A peer that does not take its answer is not waited for longer.
+        let _ = async_std::future::timeout(LAST_ANSWERS_WAIT, permits.all_returned()).await;
         tell(&ended.0);
     });
     // This thread runs no task: the executor's own threads do, and are not disturbed.
@@ -212,21 +217,23 @@ fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Ar
     }
 }
 
-fn serve_rest(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, options: RestOptions) {
-    let (permits, terms) = (Arc::clone(permits), Arc::new(http::Options::new(signal.clone())));
-    async_std::task::spawn(rest::serve(listener, permits, terms, Arc::new(Rest::new(options))));
+fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, options: RestOptions) {
+    async_std::task::spawn(rest::serve(listener, Arc::clone(permits), terms, Arc::new(Rest::new(options))));
 }
 
 /// Once an hour a line in the log by which an installer sees how the site does.
-fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>) {
+fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: Arc<http::Options>) {
     async_std::task::spawn(async move {
         loop {
             async_std::task::sleep(STATUS_LOGGED_EVERY).await;
             let (load, count, outboxes) = (handle.load(), handle.counters(), handle.outboxes());
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            let (accepts, rest) = (permits.counters(), &rest.counters);
             log::info!(
                 "status connections={} links={} aliases={} deliveries_waiting={} bytes_waiting={} store={:?} publishes={} deliveries={} \
                  acknowledged={} expired={} dropped={} recalled={} lost={} openings={} stale_openings={} congested={} outbox_bytes={} notices_dropped={} \
-                 commits={} failed_commits={} http_on_tcp={}",
+                 commits={} failed_commits={} http_on_tcp={} accepted={} refused={} refused_of_address={} accept_errors={} \
+                 rest_requests={} rest_refused={} rest_panics={} rest_abandoned={}",
                 permits.open_connections(),
                 load.links,
                 load.aliases,
@@ -248,6 +255,14 @@ fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>) {
                 count.commits,
                 count.failed_commits,
                 tcp.http_closed(),
+                read(&accepts.accepted),
+                read(&accepts.refused_total),
+                read(&accepts.refused_address),
+                read(&accepts.accept_errors),
+                read(&rest.requests),
+                read(&rest.refused),
+                read(&rest.panics),
+                read(&rest.abandoned),
             );
         }
     });

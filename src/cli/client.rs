@@ -100,7 +100,7 @@ impl Subscription {
                     if bound {
                         pause = self.pauses.0;
                     }
-                    log::warn!("{}: {why}; again in {} s", self.server, pause.as_secs());
+                    log::warn!("connection_lost server={} reason=\"{why}\" again_in_s={}", self.server, pause.as_secs());
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(self.pauses.1);
                 }
@@ -162,10 +162,10 @@ impl Subscription {
         };
         match frame.t {
             -1 => {}
-            -2 => log::info!("{} is subscribed", self.alias),
+            -2 => log::info!("subscribed alias=\"{}\"", self.alias),
             -11 => {
                 *bound = true;
-                log::info!("{} is bound at {}", self.alias, self.server);
+                log::info!("bound alias=\"{}\" server={}", self.alias, self.server);
             }
             0 if frame.passes() => return Ok(Some(End::Lost { why: line.to_owned(), bound: *bound })),
             0 => return Err(Failure::Failed(format!("{}: {line}", self.server))),

@@ -68,7 +68,7 @@ fn run(arguments: Vec<OsString>, out: &mut dyn Write) -> Result<ExitCode, Failur
         return show(out, &effective.to_toml());
     }
     logger::install(effective.config.log_level).map_err(|e| Failure::Failed(format!("the log: {e}")))?;
-    effective.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    effective.warnings.iter().for_each(|warning| log::warn!("setting_ignored reason=\"{warning}\""));
     let config = effective.config;
     match arguments.command {
         Command::Publish => client::publish(&arguments, &config, out),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::arguments::{Arguments, Command};
-use super::{Failure, read_input};
+use super::{Failure, read_input, tell};
 use crate::config::Config;
 use crate::names::{Alias, Label};
 use crate::runtime::clock;
@@ -76,7 +76,7 @@ fn import(keyring: &Keyring, claims: &Claims) -> Result<ExitCode, Failure> {
         return Err(Failure::Failed("the string on the standard input must not be empty or have control characters".to_owned()));
     }
     if fixed.len() < FIXED_BYTES_GOOD {
-        log::warn!("the string has less than {FIXED_BYTES_GOOD} bytes: it may be guessed");
+        tell(&format!("the string has less than {FIXED_BYTES_GOOD} bytes: it may be guessed"));
     }
     keyring.import(&fixed, claims).map_err(failed)?;
     Ok(ExitCode::SUCCESS)

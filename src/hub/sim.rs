@@ -454,7 +454,7 @@ impl World {
         let owed: BTreeSet<(Mid, String)> =
             self.model.owed().into_iter().map(|(mid, id)| (mid, self.model.aliases[&id].name.to_string())).collect();
         for client in &self.clients {
-            let Some(alias) = client.alias.filter(|_| client.highest > Mid::ZERO) else { continue };
+            let Some(alias) = client.alias else { continue };
             let last = owed.iter().rev().find(|(_, owner)| owner == alias).map_or(Mid::ZERO, |(mid, _)| *mid);
             assert!(client.highest >= last || self.ended.contains(&(last, alias)), "{alias} is level at {}, not at {last}", client.highest);
         }

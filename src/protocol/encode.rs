@@ -12,15 +12,7 @@ pub fn reply(reply: &Reply, language: Language, out: &mut Vec<u8>) {
     match reply {
         Reply::Error { refusal, num: n } => error(*refusal, n.as_ref(), language, out),
         Reply::Bound { kind, alias, ts, num: n } => {
-            let name: &[u8] = match kind {
-                BindKind::Heartbeat => b"{\"t\":-1,\"alias\":",
-                BindKind::Connect11 => b"{\"t\":-11,\"alias\":",
-                BindKind::Connect14 => b"{\"t\":-14,\"alias\":",
-            };
-            text(name, alias.as_str(), out);
-            if let Some(ts) = ts {
-                count(b",\"ts\":", *ts, out);
-            }
+            bound(*kind, alias, *ts, out);
             num(n.as_ref(), out);
         }
         Reply::Registered { num: n } => {
@@ -183,6 +175,19 @@ fn error(refusal: Refusal, n: Option<&Num>, language: Language, out: &mut Vec<u8
     out.extend_from_slice(refusal.code.as_str().as_bytes());
     out.push(b'"');
     num(n, out);
+}
+
+/// The answer to a frame that binds, but for its `num` and closing brace.
+fn bound(kind: BindKind, alias: &Alias, ts: Option<u64>, out: &mut Vec<u8>) {
+    let name: &[u8] = match kind {
+        BindKind::Heartbeat => b"{\"t\":-1,\"alias\":",
+        BindKind::Connect11 => b"{\"t\":-11,\"alias\":",
+        BindKind::Connect14 => b"{\"t\":-14,\"alias\":",
+    };
+    text(name, alias.as_str(), out);
+    if let Some(ts) = ts {
+        count(b",\"ts\":", ts, out);
+    }
 }
 
 /// The beginning that both answers to a REST opener share.

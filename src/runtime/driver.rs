@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 
 use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
+use crate::hub::links::Opening;
 use crate::hub::{Hub, Input, Now, takes_door_lane};
 use crate::limits::DELIVERIES_PER_TURN_MAX;
 use crate::names::{LinkId, Mid};
@@ -64,7 +65,7 @@ impl Lanes {
 pub(super) struct Core {
     pub hub: Hub,
     fx: Effects,
-    outlets: Vec<Option<(u32, Outlet)>>,
+    outlets: Outlets,
     touched: Vec<Arc<Outbox>>,
     congested: Vec<(LinkId, Mid)>,
     push: encode::Push,
@@ -82,6 +83,37 @@ pub(super) enum Outlet {
     Line(Arc<Outbox>),
     /// A REST request.
     Answer(Arc<Answer>),
+}
+
+/// The outlets of all links, each with its link's generation, in the places that the hub gave the links.
+#[derive(Default)]
+struct Outlets(Vec<Option<(u32, Outlet)>>);
+
+impl Outlets {
+    fn connect(&mut self, link: LinkId, outlet: Outlet) {
+        let index = link.index as usize;
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
+        }
+        self.0[index] = Some((link.generation, outlet));
+    }
+
+    fn disconnect(&mut self, link: LinkId) -> Option<Outlet> {
+        let place = self.0.get_mut(link.index as usize)?;
+        place.take_if(|(generation, _)| *generation == link.generation).map(|(_, outlet)| outlet)
+    }
+
+    fn of(&self, link: LinkId) -> Option<&Outlet> {
+        let (generation, outlet) = self.0.get(link.index as usize)?.as_ref()?;
+        (*generation == link.generation).then_some(outlet)
+    }
+
+    fn outbox(&self, link: LinkId) -> Option<&Arc<Outbox>> {
+        match self.of(link)? {
+            Outlet::Line(outbox) => Some(outbox),
+            Outlet::Answer(_) => None,
+        }
+    }
 }
 
 impl Shared {
@@ -265,7 +297,7 @@ impl Core {
         Core {
             hub,
             fx: Effects::default(),
-            outlets: Vec::new(),
+            outlets: Outlets::default(),
             touched: Vec::new(),
             congested: Vec::new(),
             push: encode::Push::new(),
@@ -276,13 +308,16 @@ impl Core {
         }
     }
 
+    /// A new link whose outlet needs no id.
+    pub(super) fn open(&mut self, now: Now, opening: Opening, outlet: Outlet) -> LinkId {
+        let id = self.hub.open(now, opening);
+        self.connect(id, outlet);
+        id
+    }
+
     /// Gives a new link its outlet.
     pub(super) fn connect(&mut self, link: LinkId, outlet: Outlet) {
-        let index = link.index as usize;
-        if self.outlets.len() <= index {
-            self.outlets.resize_with(index + 1, || None);
-        }
-        self.outlets[index] = Some((link.generation, outlet));
+        self.outlets.connect(link, outlet);
     }
 
     /// Answers `answer` when what is queued for the store now is committed.
@@ -309,17 +344,12 @@ impl Core {
         self.hub.handle(now, input, &mut self.fx);
         let deliveries = self.apply(now);
         if let Some(link) = gone {
-            self.disconnect(link);
+            self.outlets.disconnect(link);
         }
         if stored && !self.barriers.is_empty() {
             self.release_barriers();
         }
         deliveries
-    }
-
-    fn disconnect(&mut self, link: LinkId) -> Option<Outlet> {
-        let place = self.outlets.get_mut(link.index as usize)?;
-        place.take_if(|(generation, _)| *generation == link.generation).map(|(_, outlet)| outlet)
     }
 
     /// Carries out all effects. Returns how many deliveries were among them.
@@ -334,19 +364,12 @@ impl Core {
         // Neither has effects of its own: what is read on comes from `proceed`.
         while let Some((link, from)) = self.congested.pop() {
             self.hub.handle(now, Input::Congested { link, from }, &mut self.fx);
-            let has_room = self.outbox(link).is_some_and(|outbox| !outbox.congested());
+            let has_room = self.outlets.outbox(link).is_some_and(|outbox| !outbox.congested());
             if has_room {
                 self.hub.handle(now, Input::Drained(link), &mut self.fx);
             }
         }
         deliveries
-    }
-
-    fn outbox(&self, link: LinkId) -> Option<&Arc<Outbox>> {
-        match self.outlets.get(link.index as usize)? {
-            Some((generation, Outlet::Line(outbox))) if *generation == link.generation => Some(outbox),
-            _ => None,
-        }
     }
 
     fn carry_out(&mut self, effect: Effect, targets: &[Target], doors: &[DoorTarget]) {
@@ -356,7 +379,7 @@ impl Core {
             Effect::Push { message, targets: range, live_only } => self.push(&message, &targets[range], live_only),
             Effect::Relay { frame, targets: range, at, ts } => self.relay(&frame, &doors[range], at, ts),
             Effect::Ready(link) => {
-                if let Some(outbox) = self.outbox(link) {
+                if let Some(outbox) = self.outlets.outbox(link) {
                     outbox.make_ready();
                 }
             }
@@ -377,10 +400,7 @@ impl Core {
     }
 
     fn reply(&mut self, link: LinkId, reply: Reply) {
-        let Some(Some((generation, outlet))) = self.outlets.get(link.index as usize) else { return };
-        if *generation != link.generation {
-            return;
-        }
+        let Some(outlet) = self.outlets.of(link) else { return };
         match outlet {
             Outlet::Answer(answer) => answer.give(reply),
             Outlet::Line(outbox) => {
@@ -392,10 +412,7 @@ impl Core {
     }
 
     fn notice(&mut self, link: LinkId, reply: &Reply) {
-        let Some(Some((generation, Outlet::Line(outbox)))) = self.outlets.get(link.index as usize) else { return };
-        if *generation != link.generation {
-            return;
-        }
+        let Some(outbox) = self.outlets.outbox(link) else { return };
         match outbox.offer(&mut self.spare, |line| encode::reply(reply, self.language, line)) {
             Ok(true) => self.touched.push(Arc::clone(outbox)),
             Ok(false) => {}
@@ -406,10 +423,7 @@ impl Core {
     fn push(&mut self, message: &Message, targets: &[Target], live_only: bool) {
         self.push.render(message);
         for target in targets {
-            let Some(Some((generation, Outlet::Line(outbox)))) = self.outlets.get(target.link.index as usize) else { continue };
-            if *generation != target.link.generation {
-                continue;
-            }
+            let Some(outbox) = self.outlets.outbox(target.link) else { continue };
             let topic = target.topic.and_then(|at| message.topics.get(usize::from(at)));
             match outbox.offer(&mut self.spare, |line| self.push.write(&target.alias, topic, target.dup, line)) {
                 Ok(true) => self.touched.push(Arc::clone(outbox)),
@@ -428,7 +442,7 @@ impl Core {
     fn relay(&mut self, frame: &DoorFrame, targets: &[DoorTarget], at: u64, ts: u64) {
         let opened_at = (frame.kind == DoorKind::Open).then_some(at);
         for target in targets {
-            let Some(outbox) = self.outbox(target.link).map(Arc::clone) else { continue };
+            let Some(outbox) = self.outlets.outbox(target.link).map(Arc::clone) else { continue };
             let mut line = Vec::with_capacity(frame.text.len() + 32);
             encode::door_frame(frame, target.stamped.then_some(ts), &mut line);
             line.push(b'\n');
@@ -439,7 +453,7 @@ impl Core {
     }
 
     fn close(&mut self, link: LinkId, why: Closing) {
-        match self.disconnect(link) {
+        match self.outlets.disconnect(link) {
             Some(Outlet::Line(outbox)) => {
                 if why != Closing::Finished {
                     log::info!("link_closed link={link} reason={}", why.as_str());
@@ -462,13 +476,19 @@ impl Core {
         }
     }
 
-    /// Cuts every link: the process is ending.
+    /// Cuts every link, and answers every request that has no answer: the process is ending.
     pub(super) fn cut_all(&mut self) {
         self.flush();
-        for (_, outlet) in self.outlets.iter().flatten() {
-            if let Outlet::Line(outbox) = outlet {
-                outbox.cut();
+        for (_, outlet) in self.outlets.0.iter().flatten() {
+            match outlet {
+                Outlet::Line(outbox) => outbox.cut(),
+                Outlet::Answer(answer) => answer.give(ending()),
             }
         }
     }
+}
+
+/// The answer to a request that finds the process ending: its outcome is unknown.
+pub(super) fn ending() -> Reply {
+    Reply::Error { refusal: Refusal::new(Code::Unavailable, ""), num: None }
 }

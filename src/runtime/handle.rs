@@ -18,7 +18,7 @@ use crate::protocol::frame::{Reply, Request};
 use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
-use crate::runtime::driver::{Core, Outlet, Shared, drive};
+use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
 use crate::store::StoreHandle;
 use crate::token::Claims;
@@ -103,15 +103,19 @@ impl Handle {
         TcpLink { shared: Arc::clone(&self.shared), id, outbox }
     }
 
-    /// One request over REST, from the frame to its answer. If the caller stops waiting, what it asked goes on.
+    /// One request over REST, from the frame to its answer; `unavailable` if the process ends before there is one. If the caller
+    /// stops waiting, what it asked goes on.
     pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
         let now = self.shared.clock.now();
         let answer = Arc::new(Answer::default());
+        let opening = Opening { transport: Transport::Rest, address, claims: Some(claims) };
         let id = {
             let mut core = self.shared.core();
-            let id = core.hub.open(now, Opening { transport: Transport::Rest, address, claims: Some(claims) });
-            core.connect(id, Outlet::Answer(Arc::clone(&answer)));
-            id
+            // Looked at under the lock: whoever connects before it is set is answered when all links are cut.
+            if self.shared.ending.load(Ordering::Relaxed) {
+                return driver::ending();
+            }
+            core.open(now, opening, Outlet::Answer(Arc::clone(&answer)))
         };
         let _gone = Gone { shared: &self.shared, id };
         self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });

@@ -11,7 +11,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::names::Label;
@@ -54,7 +53,6 @@ impl std::error::Error for Fault {}
 pub struct Keyring {
     folder: PathBuf,
     state: RwLock<State>,
-    generation: AtomicU64,
 }
 
 impl Keyring {
@@ -70,7 +68,7 @@ impl Keyring {
         warn_of_readers(&folder.join(MASTER_KEY));
         let state = State::read(folder, &Known::default());
         report(&Ok(()), &state.ring);
-        Ok(Keyring { folder: folder.to_owned(), state: RwLock::new(state), generation: AtomicU64::new(0) })
+        Ok(Keyring { folder: folder.to_owned(), state: RwLock::new(state) })
     }
 
     /// Looks whether a file has changed, and reads them again if so; three calls of `stat` if not. To be called every 500 ms.
@@ -82,12 +80,6 @@ impl Keyring {
             state.ring.is_ok() && state.stamps == stamps(&self.folder)
         };
         !unchanged && self.reload()
-    }
-
-    /// Grows by one each time that what tokens are worth may have changed.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
 
     /// The claims of a token or an imported string that is valid at `now_s`: seconds since 1970, and never below the newest
@@ -108,12 +100,6 @@ impl Keyring {
     /// Why they are not: the link must end.
     pub fn recheck(&self, claims: &Claims, now_s: u64) -> Result<(), BadToken> {
         self.ring().map_err(|_| BadToken::NoKey)?.judge(claims, now_s)
-    }
-
-    /// Whether tokens of that label are refused; true for all while the files are not whole.
-    #[must_use]
-    pub fn is_revoked(&self, label: &Label) -> bool {
-        self.ring().map_or(true, |ring| ring.revoked.contains(label))
     }
 
     /// The revoked labels as they are now.
@@ -193,7 +179,6 @@ impl Keyring {
         let changed = before.ring != state.ring;
         if changed {
             report(&before.ring.map(|_| ()), &state.ring);
-            self.generation.fetch_add(1, Ordering::Release);
         }
         changed
     }
@@ -311,8 +296,8 @@ fn stamps(folder: &Path) -> [Stamp; 3] {
 
 fn report(before: &Result<(), Fault>, now: &Result<Arc<Ring>, Fault>) {
     match (before, now) {
-        (_, Err(fault)) => log::error!("no token is valid: {fault}"),
-        (Err(_), Ok(_)) => log::info!("tokens are valid again: master.key and the files beside it are whole"),
+        (_, Err(fault)) => log::error!("keyring_broken reason=\"{fault}\" effect=no_token_is_valid"),
+        (Err(_), Ok(_)) => log::info!("keyring_whole effect=tokens_are_valid_again"),
         (Ok(()), Ok(_)) => {}
     }
 }
@@ -321,7 +306,7 @@ fn warn_of_readers(key: &Path) {
     if let Ok(found) = fs::metadata(key)
         && found.mode() & 0o077 != 0
     {
-        log::warn!("{}: other users may read it; whoever can makes tokens. Try chmod 600", key.display());
+        log::warn!("key_readable file=\"{}\" effect=other_users_can_make_tokens action=\"chmod 600\"", key.display());
     }
 }
 
@@ -343,7 +328,7 @@ fn create_key(folder: &Path) -> Result<(), Fault> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| Fault(format!("the system gives no random bytes: {e}")))?;
     replace(folder, MASTER_KEY, MasterKey::new(bytes).to_text().as_bytes()).map_err(failed)?;
-    log::info!("made {}", folder.join(MASTER_KEY).display());
+    log::info!("key_made file=\"{}\"", folder.join(MASTER_KEY).display());
     Ok(())
 }
 
@@ -369,6 +354,8 @@ fn replace(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::names::Alias;
     use crate::token::Role;
@@ -443,14 +430,11 @@ mod tests {
         let token = server.issue(&claims("gate")).unwrap();
         assert_eq!(command.revoke(label("gate")), Ok(true));
         assert_eq!(command.revoke(label("gate")), Ok(false));
-        assert_eq!(server.generation(), 0);
         assert!(server.reload_if_changed());
         assert!(!server.reload_if_changed());
-        assert_eq!(server.generation(), 1);
         assert_eq!(server.check(&token, 0), Err(BadToken::Revoked));
         assert_eq!(server.recheck(&claims("gate"), 0), Err(BadToken::Revoked));
         assert_eq!(server.recheck(&claims("other"), 0), Ok(()));
-        assert!(server.is_revoked(&label("gate")) && !server.is_revoked(&label("other")));
         // Neither process knows what the other has just written.
         assert_eq!(server.revoke(label("a")), Ok(true));
         assert_eq!(command.revoke(label("b")), Ok(true));
@@ -472,7 +456,6 @@ mod tests {
             fs::write(folder.file(REVOKED), &altered).unwrap();
             keyring.reload();
             assert_eq!(keyring.check(&token, 0), Err(BadToken::NoKey), "bit {bit}");
-            assert!(keyring.is_revoked(&label("other")));
         }
         assert!(keyring.revoke(label("x")).is_err());
         assert!(keyring.issue(&claims("x")).is_err());

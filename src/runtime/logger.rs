@@ -62,7 +62,8 @@ struct Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // Other crates log their own insides, some without a word of text.
+        metadata.level() <= log::max_level() && metadata.target().starts_with(env!("CARGO_PKG_NAME"))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -71,7 +72,7 @@ impl Log for Logger {
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let notice = line(clock::wall_ms(), log::Level::Warn, &format!("{dropped} lines of the log were dropped: nobody read them"));
+            let notice = line(clock::wall_ms(), log::Level::Warn, &format!("log_lines_dropped lines={dropped} reason=not_read"));
             if self.queue.try_send(Line::Text(notice)).is_err() {
                 self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
@@ -143,6 +144,6 @@ mod tests {
         (0..3).for_each(|_| say("event"));
         assert!(taken().ends_with("INFO  event\n"));
         say("event");
-        assert!(taken().ends_with("2 lines of the log were dropped: nobody read them\n"));
+        assert!(taken().ends_with("log_lines_dropped lines=2 reason=not_read\n"));
     }
 }

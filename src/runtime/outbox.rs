@@ -381,13 +381,15 @@ impl Outbox {
         }
     }
 
-    /// The link is to end: its socket goes soon, whatever the peer reads or sends.
-    fn cut_soon(&self, wait: Duration) {
-        let stream = self.stream.clone();
+    /// The link is to end: its socket goes soon, whatever the peer reads or sends. A link that ends by itself gives its descriptor
+    /// back at once: the wait holds none.
+    fn cut_soon(self: &Arc<Self>, wait: Duration) {
+        let outbox = Arc::downgrade(self);
         async_std::task::spawn(async move {
             async_std::task::sleep(wait).await;
-            // Fails only if the connection is gone already.
-            let _ = stream.shutdown(Shutdown::Both);
+            if let Some(outbox) = outbox.upgrade() {
+                outbox.cut();
+            }
         });
     }
 }

@@ -112,19 +112,20 @@ impl Gate {
     }
 
     /// Whose request it is: the peer, unless that is a trusted proxy; then the last X-Forwarded-For entry that is none.
-    /// The flag tells whether it came past a proxy that is not trusted: then it is not private, whatever its address. So it is
-    /// where that entry is no address: what stands before it is the sender's own word and must not make it the proxy.
+    /// `forwarded_for` are those headers in their order. The flag tells whether it came past a proxy that is not trusted, or from
+    /// where none can tell: then it is not private, whatever its address.
     #[must_use]
     pub fn origin(&self, peer: IpAddr, forwarded_for: &[&str], other_proxy_headers: bool) -> (IpAddr, bool) {
         let is_proxy = |address: IpAddr| self.proxies.iter().any(|proxy| proxy.contains(address));
         if !is_proxy(peer) {
             return (peer, !forwarded_for.is_empty() || other_proxy_headers);
         }
-        let entries = forwarded_for.iter().rev().flat_map(|header| header.rsplit(',')).map(str::trim);
-        for entry in entries {
-            match entry.parse().map(|address: IpAddr| address.to_canonical()) {
+        // From the end, where the proxies write: what stands before their entries is the client's own invention.
+        for entry in forwarded_for.iter().rev().flat_map(|header| header.rsplit(',')) {
+            match entry.trim().parse().map(|address: IpAddr| address.to_canonical()) {
                 Ok(address) if is_proxy(address) => {}
                 Ok(address) => return (address, false),
+                // The proxy knows whose it is, but not how to say so: anybody's.
                 Err(_) => return (peer, true),
             }
         }
@@ -147,26 +148,28 @@ mod tests {
     use crate::runtime::keyring::Missing;
 
     #[test]
-    fn behind_trusted_proxies_the_last_other_entry_counts_and_nothing_before_it() {
-        let nowhere = std::env::temp_dir().join("porter-gate-no-such-folder");
-        let keyring = Arc::new(Keyring::open(&nowhere, Missing::Leave).unwrap());
-        let proxies = ["127.0.0.1", "10.0.0.0/8"].map(|text| Network::parse(text).unwrap()).into();
-        let gate = Gate::new(keyring, DeviceAuth::Private, proxies);
-        for (peer, forwarded_for, expected) in [
-            ("192.168.1.1", &[][..], ("192.168.1.1", false)),
-            ("192.168.1.1", &["8.8.8.8"], ("192.168.1.1", true)),
-            ("127.0.0.1", &[], ("127.0.0.1", false)),
-            ("127.0.0.1", &["8.8.8.8"], ("8.8.8.8", false)),
-            ("127.0.0.1", &["1.1.1.1, 8.8.8.8,10.1.1.1"], ("8.8.8.8", false)),
-            ("127.0.0.1", &["1.1.1.1", "8.8.8.8", "10.1.1.1"], ("8.8.8.8", false)),
-            ("127.0.0.1", &["::ffff:8.8.8.8"], ("8.8.8.8", false)),
-            ("127.0.0.1", &["unknown, 8.8.8.8"], ("8.8.8.8", false)),
-            ("127.0.0.1", &["", "8.8.8.8, 10.1.1.1"], ("8.8.8.8", false)),
-            ("127.0.0.1", &["192.168.1.1, unknown"], ("127.0.0.1", true)),
-            ("127.0.0.1", &[""], ("127.0.0.1", true)),
+    fn a_forwarded_request_is_that_of_the_last_address_that_is_no_trusted_proxy() {
+        // A folder that is not there: no token is valid, and none is asked for.
+        let keyring = Keyring::open(std::path::Path::new("/nonexistent/porter"), Missing::Leave).unwrap();
+        let proxies = ["127.0.0.1", "10.9.0.0/16"].map(|network| Network::parse(network).unwrap()).into();
+        let gate = Gate::new(Arc::new(keyring), DeviceAuth::Private, proxies);
+        for (peer, headers, other, address, is_foreign) in [
+            ("192.168.1.5", &[][..], false, "192.168.1.5", false),
+            ("192.168.1.5", &["127.0.0.1"], false, "192.168.1.5", true),
+            ("192.168.1.5", &[], true, "192.168.1.5", true),
+            ("127.0.0.1", &[], false, "127.0.0.1", false),
+            ("127.0.0.1", &["203.0.113.9"], true, "203.0.113.9", false),
+            ("127.0.0.1", &["192.168.1.5, 203.0.113.9"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["192.168.1.5", "203.0.113.9, 10.9.0.1"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["::ffff:203.0.113.9"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["10.9.0.1"], false, "127.0.0.1", false),
+            ("127.0.0.1", &["anything at all, 203.0.113.9"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["", "203.0.113.9,10.9.0.1"], false, "203.0.113.9", false),
+            ("127.0.0.1", &["192.168.1.5, unknown"], false, "127.0.0.1", true),
+            ("127.0.0.1", &[""], false, "127.0.0.1", true),
         ] {
-            let (address, past_proxy) = gate.origin(peer.parse().unwrap(), forwarded_for, false);
-            assert_eq!((address.to_string().as_str(), past_proxy), expected, "{peer} {forwarded_for:?}");
+            let origin = gate.origin(peer.parse().unwrap(), headers, other);
+            assert_eq!(origin, (address.parse().unwrap(), is_foreign), "{peer} {headers:?} {other}");
         }
     }
 

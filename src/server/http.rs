@@ -46,7 +46,7 @@ pub trait Service: Send + Sync + 'static {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response>;
 
     /// Answers a whole request. A panic in it is answered 500, and ends only this connection (G2).
-    fn respond(&self, request: Request) -> impl Future<Output = Answer> + Send;
+    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send;
 
     /// The answer that carries a refusal of the framing, of a deadline, or after a panic: its status, and a body in the dialect of
     /// this port.
@@ -84,13 +84,6 @@ pub struct Request {
     pub local: Option<IpAddr>,
 }
 
-/// How a request is answered.
-#[derive(Debug)]
-pub enum Answer {
-    /// By one response whose body is in memory.
-    Whole(Response),
-}
-
 /// The terms of one port. The waits are those of `limits`, unless a test shortens them.
 #[derive(Debug)]
 pub struct Options {
@@ -110,7 +103,7 @@ pub struct Options {
     pub counters: HttpCounters,
 }
 
-/// What the connections of one port count, for the metrics.
+/// What the connections of one port count, for the status in the log.
 #[derive(Debug, Default)]
 pub struct HttpCounters {
     /// Request heads read.
@@ -218,7 +211,7 @@ impl<S: Service> Connection<'_, S> {
         };
         let body = self.read_body(admission.body_limit).await?;
         let request = Request { head, body, peer: self.peer, local: self.local };
-        let Answer::Whole(response) = self.respond(request, admission.departure).await?;
+        let response = self.respond(request, admission.departure).await?;
         let afterwards = self.afterwards(keeps_alive);
         self.send(&response, afterwards, part).await?;
         Ok(afterwards)
@@ -247,7 +240,7 @@ impl<S: Service> Connection<'_, S> {
         self.read(self.options.body_wait, "body", Decoder::next_body).await
     }
 
-    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Answer, Failure> {
+    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Response, Failure> {
         let service = self.service;
         let work = pin!(AssertUnwindSafe(async { service.respond(request).await }).catch_unwind());
         let outcome = match departure {

@@ -87,7 +87,7 @@ impl Listener {
                     if is_exhaustion(&error) {
                         // Once, not ten times a second as long as it lasts.
                         if !std::mem::replace(&mut exhausted, true) {
-                            log::warn!("can't accept on {}: {error}", self.local);
+                            log::warn!("accept_failed address={} reason=\"{error}\" action=retry", self.local);
                         }
                         future::select(&mut begun, pin!(task::sleep(ACCEPT_PAUSE))).await;
                     }
@@ -158,7 +158,7 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// What the accept loops count, for the metrics.
+/// What the accept loops count, for the status in the log.
 #[derive(Debug, Default)]
 pub struct AcceptCounters {
     /// Connections that got a permit.

@@ -18,7 +18,7 @@ use crate::protocol::refusal::{Code, Language};
 use crate::runtime::clock;
 use crate::runtime::handle::Handle;
 use crate::server::gate::Gate;
-use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
+use crate::server::http::{self, Admission, Departure, Request, Service};
 use crate::server::listener::{Listener, Permits};
 use crate::server::rest::answers::{Answered, Asked, Desk};
 use crate::server::rest::routes::{Endpoint, Miss, ROUTES, Route};
@@ -143,12 +143,12 @@ impl Service for Rest {
         }
     }
 
-    async fn respond(&self, request: Request) -> Answer {
+    async fn respond(&self, request: Request) -> Response {
         let Request { head, body, peer, local } = request;
         let began = clock::mono();
         let route = match routes::find(head.method(), head.path()) {
             Ok(route) => route,
-            Err(miss) => return Answer::Whole(self.missed(miss, peer)),
+            Err(miss) => return self.missed(miss, peer),
         };
         // Once more, for the token may have ended while the body came.
         let (address, checked) = self.check(&head, peer);
@@ -161,7 +161,7 @@ impl Service for Rest {
             Err(refusal) => self.desk.refused(refusal),
         };
         log_answer(route, &head, address, answered.status, began);
-        Answer::Whole(self.finish(answered))
+        self.finish(answered)
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {

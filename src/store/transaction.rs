@@ -238,16 +238,29 @@ mod tests {
         };
         let changes = vec![
             Change::SaveAlias(alias(1, "a")),
-            Change::SaveAlias(alias(2, "b")),
+            Change::SaveAlias(alias(u64::MAX, "b")),
             save(message(4, "1"), &[(1, None)]),
             save(message(5, "1"), &[(2, None), (1, None)]),
             Change::LogDoor(beyond),
             save(message(6, "1"), &[(1, None)]),
         ];
         let outcome = database.commit(&batch(1, changes));
-        assert_eq!(outcome, Outcome::Committed { refused: vec![3, 4], storing: true });
+        assert_eq!(outcome, Outcome::Committed { refused: vec![1, 3, 4], storing: true });
         assert_eq!(owed(&database), [(4, vec![1]), (6, vec![1])]);
         assert_eq!(database.commit(&batch(2, vec![Change::DeleteMessage(Mid::new(4))])), committed());
+    }
+
+    #[test]
+    fn an_older_alias_of_the_same_name_gives_way() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let subscribed = Change::Subscribe(AliasId(1), Topic::new("t").unwrap());
+        assert_eq!(database.commit(&batch(1, vec![Change::SaveAlias(alias(1, "a")), subscribed])), committed());
+        assert_eq!(database.commit(&batch(2, vec![Change::SaveAlias(alias(2, "a"))])), committed());
+        assert_eq!(load(&database), [Restored::Alias(alias(2, "a"))]);
+        // The forgetting that comes late, out of order, finds nothing and takes nothing.
+        assert_eq!(database.commit(&batch(3, vec![Change::ForgetAlias(AliasId(1))])), committed());
+        assert_eq!(load(&database), [Restored::Alias(alias(2, "a"))]);
     }
 
     #[test]

@@ -206,6 +206,15 @@ fn unknown_paths_are_404_and_other_methods_405() {
 }
 
 #[test]
+fn the_host_header_changes_no_route() {
+    let site = Site::start(&[]);
+    for host in ["x", "h/info/servers", "h/info/servers/x?", "user@h:1/push"] {
+        let request = format!("GET /info/status/a/{} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", site.token);
+        assert_eq!(http_raw(site.porter.rest, request.as_bytes()).body, r#"{"list":[],"status":"offline"}"#, "{host}");
+    }
+}
+
+#[test]
 fn a_report_shows_who_acknowledged_and_recall_ends_what_waits() {
     let site = Site::start(&[]);
     let mut done = Client::bound(site.porter.tcp, "done");
@@ -273,6 +282,20 @@ fn a_client_that_leaves_does_not_take_its_publish_with_it() {
     drop(stream);
     let mut away = Client::bound(site.porter.tcp, "away");
     assert_eq!(away.json()["msg"], "stays");
+}
+
+#[test]
+fn a_request_that_waits_when_the_server_ends_is_answered() {
+    let Site { _folder, porter, token } = Site::start(&[]);
+    let mut door = Client::connect(porter.tcp);
+    door.send(r#"{"t":10,"r":"R 1","u":"gate"}"#);
+    door.ask_json(r#"{"t":7}"#);
+    let (rest, path) = (porter.rest, format!("/push/{token}"));
+    let opening = r#"{"t":8,"r":"R 1","u":"office","wait":true}"#;
+    let waiting = std::thread::spawn(move || http(rest, "POST", &path, opening));
+    door.expect(opening);
+    assert_eq!(porter.terminate().0, Some(0));
+    assert_error(&waiting.join().unwrap(), 503, "unavailable");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::clients::{Client, http};
@@ -641,6 +642,27 @@ fn subscriptions_and_what_waits_survive_sigkill_in_order() {
         assert_eq!(door.mid(), *mid);
     }
     door.expect_nothing();
+}
+
+/// How many descriptors the server may have (G12).
+fn limit_descriptors(porter: &Porter, current: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(porter.pid()).unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum }).unwrap();
+}
+
+#[test]
+fn without_descriptors_who_is_in_is_served_and_who_comes_waits_until_there_are_some() {
+    let (_folder, porter) = start();
+    let mut inside = Client::bound(porter.tcp, "inside");
+    limit_descriptors(&porter, Some(1));
+    let mut outside = Client::connect(porter.tcp);
+    outside.send(r#"{"t":11,"alias":"outside"}"#);
+    porter.await_log("accept_failed");
+    inside.send(r#"{"t":3}"#);
+    inside.expect(r#"{"t":-3,"topic":[]}"#);
+    limit_descriptors(&porter, getrlimit(Resource::Nofile).maximum);
+    outside.expect(r#"{"t":-11,"alias":"outside"}"#);
+    assert_eq!(porter.log().matches("accept_failed").count(), 1, "one line for a want that lasts");
 }
 
 #[test]

@@ -41,7 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("hub", &["names", "limits", "protocol::frame", "protocol::refusal", "token"]),
     ("store", &["names", "limits", "hub::storage", "protocol::frame"]),
     ("runtime", &["names", "limits", "hub", "store", "protocol", "token"]),
-    ("server", &["names", "limits", "runtime", "protocol", "token", "hub::status", "hub::storage"]),
+    ("server", &["names", "limits", "runtime", "protocol", "token"]),
 ];
 
 #[test]
@@ -112,6 +112,14 @@ fn only_the_store_speaks_sql_and_only_the_rest_server_knows_tide() {
         assert!(place.starts_with("store/") || !text.contains("rusqlite::"), "{place} names rusqlite");
         assert!(place.starts_with("server/rest") || !text.contains("tide::"), "{place} names tide");
     }
+}
+
+/// A panic ends one connection or one turn, and both are answered for; aborting would answer for nothing.
+#[test]
+fn a_panic_unwinds_in_every_profile() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let settings: Vec<&str> = manifest.lines().filter(|line| line.trim_start().starts_with("panic")).collect();
+    assert_eq!(settings, ["panic = \"unwind\""]);
 }
 
 #[test]

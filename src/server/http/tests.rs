@@ -45,7 +45,7 @@ impl Service for Probe {
         }
     }
 
-    async fn respond(&self, request: Request) -> Answer {
+    async fn respond(&self, request: Request) -> Response {
         let path = request.head.path();
         if path == "/panic" {
             panic!("asked for by the test");
@@ -59,11 +59,11 @@ impl Service for Probe {
             std::mem::forget(dropped);
         }
         if path == "/large" {
-            return Answer::Whole(Response::new(200, "application/octet-stream", self.large.clone()));
+            return Response::new(200, "application/octet-stream", self.large.clone());
         }
         let mut body = format!("{} {} ", request.head.method(), request.head.target()).into_bytes();
         body.extend(request.body);
-        Answer::Whole(Response::new(200, "text/plain", body))
+        Response::new(200, "text/plain", body)
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {
