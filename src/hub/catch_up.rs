@@ -113,11 +113,15 @@ impl Hub {
         } else if !self.pages.has_place() {
             self.pages.make_wait(link);
         } else {
-            let num = link.hold.take().and_then(|hold| hold.num);
+            let Some(waited) = link.hold.take() else { return };
             if link.flow == Flow::Waiting {
                 self.pages.make_ready(link);
             }
-            self.start_pull(id, num, fx);
+            self.start_pull(id, waited.num, fx);
+            // The second that it may hold its link began when it came (Protocol §6).
+            if let Some(hold) = self.links.find_mut(id).and_then(|link| link.hold.as_mut()) {
+                hold.deadline = waited.deadline;
+            }
             self.run_backlog(id, fx);
         }
     }

@@ -298,7 +298,7 @@ fn an_opening_that_waited_five_seconds_for_its_own_link_is_not_handed_on() {
         assert_eq!(opener.ask(&json!({"t": 2, "topic": topics}).to_string()), r#"{"t":-2}"#);
     }
     // Each answer has more than 100 KB: all together are far more than the kernel and the outbox take.
-    let questions = "{\"t\":3}\n".repeat(200);
+    let questions = "{\"t\":3}\n".repeat(400);
     opener.send_bytes(format!("{questions}{{\"t\":8,\"r\":\"R 1\",\"u\":\"ann\",\"num\":1}}\n").as_bytes());
     std::thread::sleep(Duration::from_millis(5_100));
     let refusal = loop {

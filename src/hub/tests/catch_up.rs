@@ -259,3 +259,26 @@ fn after_a_crash_all_that_was_committed_is_there() {
     assert_eq!(scene.send(link, [heartbeat("a")])[2], "read 2,3");
     assert_eq!(scene.page(), ["push 2 to 0", "push 3 to 0"]);
 }
+
+#[test]
+fn a_pull_that_waited_for_a_place_holds_its_link_no_longer_than_any_other() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    let names: Vec<String> = (0..=PAGES_IN_FLIGHT_MAX).map(|n| format!("a{n}")).collect();
+    for name in &names {
+        scene.send(publisher, [to(&[name]).frame()]);
+    }
+    scene.settle();
+    for name in &names[1..] {
+        scene.session(name);
+    }
+    assert_eq!(scene.reads.len(), PAGES_IN_FLIGHT_MAX);
+    let link = scene.open();
+    scene.send(link, [num("1", pull("a0"))]);
+    scene.ms(600);
+    scene.page();
+    assert_eq!(scene.reads.len(), PAGES_IN_FLIGHT_MAX, "the pull has the place");
+    let refusal = format!("{}: unavailable #1", link.index);
+    assert!(!scene.ms(399).contains(&refusal));
+    assert!(scene.ms(101).contains(&refusal));
+}
