@@ -101,8 +101,6 @@ pub const LIVE_ONLY_REMEMBERED: Duration = Duration::from_secs(60);
 pub const IDEMPOTENCY_KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long a delivery report is kept (Protocol §10).
 pub const REPORT_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// An alias without a session for so long is forgotten with its subscriptions (Protocol §4).
-pub const ALIAS_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 /// How long entries of the door log are kept (Protocol §7).
 pub const DOOR_LOG_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 /// A TCP connection must bind, publish or join a door room within this time (Protocol §3).
@@ -149,6 +147,8 @@ pub struct Limits {
     pub aliases: usize,
     /// Topics of one alias.
     pub topics_per_alias: usize,
+    /// An alias without a session for so long is forgotten with its subscriptions.
+    pub alias_life: Duration,
     /// Publishes a second of one publisher; 0: any number.
     pub publish_rate: u32,
     /// Connections on all ports together.

@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use crate::hub::Hub;
 use crate::hub::effects::{DoorTarget, Effect, Effects};
+use crate::hub::links::Link;
 use crate::hub::storage::{Change, DoorEntry};
 use crate::limits::{DOOR_ANSWER_WAIT, DOOR_LOG_WAITING_MAX, OPENING_AGE_MAX, OPENINGS_PENDING_MAX, ROOMS_PER_LINK_MAX};
 use crate::names::{LinkId, RoomName, Transport, UserName};
 use crate::protocol::frame::{DoorAnswer, DoorFrame, DoorKind, Num, Reply};
 use crate::protocol::refusal::{Code, Refusal};
+
+/// What an opening that is too old to hand on is answered with.
+const STALE: Refusal = Refusal::new(Code::Unavailable, "t");
 
 /// Who stands in the door rooms, and the openings without a result.
 #[derive(Debug, Default)]
@@ -122,28 +126,15 @@ impl Hub {
 
     fn open_door(&mut self, id: LinkId, frame: DoorFrame, at: u64, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
         let Some(link) = self.link(id) else { return Ok(()) };
-        let alias = link.alias.map(|key| self.aliases.get(key).name.clone());
-        let label = link.claims.as_ref().map(|claims| claims.label.as_str()).unwrap_or_default();
-        if !self.options.openers.allow(alias.as_ref(), link.claims.as_deref()) {
-            let alias = alias.as_ref().map(crate::names::Alias::as_str).unwrap_or_default();
-            log::warn!("door_forbidden room={} alias={alias} label={label} address={}", frame.room, link.address);
-            return Err(Refusal::new(Code::Forbidden, "door.openers"));
+        let entry = self.door_entry(link, &frame);
+        if let Err(refusal) = self.judge_opening(link, &entry, at) {
+            self.counters.stale_door_frames += u64::from(refusal == STALE);
+            if let Some(id) = self.log_opening(entry, 0, fx) {
+                let reason = if refusal == STALE { "stale" } else { "forbidden" };
+                self.gather.queue(Change::SettleDoor { id, ok: false, reason: Some(reason.into()) });
+            }
+            return Err(refusal);
         }
-        if self.now.mono.saturating_sub(at) > OPENING_AGE_MAX.as_micros() as u64 {
-            self.counters.stale_door_frames += 1;
-            log::warn!("door_stale room={} age_ms={}", frame.room, (self.now.mono - at) / 1_000);
-            return Err(Refusal::new(Code::Unavailable, "t"));
-        }
-        let entry = DoorEntry {
-            id: 0,
-            at: self.now.wall,
-            room: frame.room.as_str().into(),
-            user: frame.user.as_str().into(),
-            alias: alias.as_ref().map(|alias| alias.as_str()).unwrap_or_default().into(),
-            label: label.into(),
-            address: link.address.to_string().into(),
-            doors: 0,
-        };
         let is_rest = link.transport == Transport::Rest;
         let wants_result = if is_rest { frame.wait } else { link.gets_notices() };
         let opener = wants_result.then(|| Opener { link: id, num: num.clone(), is_rest });
@@ -165,6 +156,37 @@ impl Hub {
             if self.doors.openings.len() > OPENINGS_PENDING_MAX {
                 self.settle_oldest(fx);
             }
+        }
+        Ok(())
+    }
+
+    /// Who wants to open what, as the door log keeps it.
+    fn door_entry(&self, link: &Link, frame: &DoorFrame) -> DoorEntry {
+        let alias = link.alias.map(|key| self.aliases.get(key).name.as_str());
+        DoorEntry {
+            id: 0,
+            at: self.now.wall,
+            room: frame.room.as_str().into(),
+            user: frame.user.as_str().into(),
+            alias: alias.unwrap_or_default().into(),
+            label: link.claims.as_ref().map(|claims| claims.label.as_str()).unwrap_or_default().into(),
+            address: link.address.to_string().into(),
+            doors: 0,
+        }
+    }
+
+    /// Whether a link may open doors at all, and in time (Protocol §7).
+    fn judge_opening(&self, link: &Link, entry: &DoorEntry, at: u64) -> Result<(), Refusal> {
+        let DoorEntry { room, alias, label, address, .. } = entry;
+        let known = link.alias.map(|key| &self.aliases.get(key).name);
+        if !self.options.openers.allow(known, link.claims.as_deref()) {
+            log::warn!("door_forbidden room={room} alias={alias} label={label} address={address}");
+            return Err(Refusal::new(Code::Forbidden, "door.openers"));
+        }
+        let age = self.now.mono.saturating_sub(at);
+        if age > OPENING_AGE_MAX.as_micros() as u64 {
+            log::warn!("door_stale room={room} alias={alias} age_ms={}", age / 1_000);
+            return Err(STALE);
         }
         Ok(())
     }

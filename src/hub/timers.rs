@@ -6,7 +6,7 @@ use crate::hub::aliases::AliasKey;
 use crate::hub::effects::{Closing, Effects};
 use crate::hub::storage::Change;
 use crate::hub::{Hub, Now};
-use crate::limits::{ALIAS_LIFE, BIND_WAIT, DELIVERIES_PER_TURN_MAX, DOOR_LOG_LIFE, IDEMPOTENCY_KEY_LIFE, REPORT_LIFE, REPORTS_MAX};
+use crate::limits::{BIND_WAIT, DELIVERIES_PER_TURN_MAX, DOOR_LOG_LIFE, IDEMPOTENCY_KEY_LIFE, REPORT_LIFE, REPORTS_MAX};
 use crate::names::{LinkId, Mid, Transport};
 
 /// Deadlines of links are looked at this often.
@@ -129,7 +129,7 @@ impl Hub {
             }
             let gone_for = self.now.service.saturating_sub(entry.last_seen_service);
             let is_known = !entry.topics.is_empty() || entry.info.is_some();
-            if is_known && gone_for >= ALIAS_LIFE.as_millis() as u64 && self.gather.has_room() {
+            if is_known && gone_for >= self.options.limits.alias_life.as_millis() as u64 && self.gather.has_room() {
                 self.lapse(key);
             }
             self.forget_if_empty(key);
@@ -144,7 +144,7 @@ impl Hub {
         let waits = !entry.owed.is_empty();
         let name = entry.name.clone();
         let topics = self.aliases.topics(key);
-        log::info!("alias_forgotten alias={name} topics={} days={}", topics.len(), ALIAS_LIFE.as_secs() / 86_400);
+        log::info!("alias_forgotten alias={name} topics={} days={}", topics.len(), self.options.limits.alias_life.as_secs() / 86_400);
         let id = self.aliases.id(key);
         for topic in topics {
             self.aliases.unsubscribe(key, &topic);

@@ -132,6 +132,7 @@ fn an_opening_that_is_too_old_is_never_handed_on() {
         scene.settle();
         let effects = scene.turn(Input::Frames { link: opener, frames: vec![open("r")], at });
         assert_eq!(effects[0], expected);
+        assert_eq!(effects.iter().any(|effect| effect.ends_with("false stale")), age > 5_000, "{effects:?}");
     }
     assert_eq!(scene.hub.counters().stale_door_frames, 1);
 }
@@ -144,7 +145,11 @@ fn a_configured_list_says_who_may_open() {
     let claims = |role, label| Some(Arc::new(Claims { role, label: Label::new(label).unwrap(), alias: None, expires: 0 }));
     let manager = scene.open_over(Transport::Tcp, claims(Role::Manage, "m"));
     let labelled = scene.open_over(Transport::Tcp, claims(Role::Device, "guard-2"));
-    assert_eq!(scene.send(stranger, [open("r")]), ["0: forbidden door.openers", "ready 0"]);
+    assert_eq!(
+        scene.send(stranger, [open("r")]),
+        ["0: forbidden door.openers", "ready 0", "commit log 1 r doors=0; settle 1 false forbidden"]
+    );
+    scene.settle();
     for link in [guard, manager, labelled] {
         assert_eq!(log(&scene.send(link, [open("r")])), [""; 0]);
     }

@@ -34,6 +34,7 @@ pub(in crate::hub) fn limits() -> Limits {
         bodies: 1 << 30,
         aliases: 100_000,
         topics_per_alias: 1_000,
+        alias_life: Duration::from_secs(180 * 24 * 3_600),
         publish_rate: 0,
         connections: 20_000,
         connections_per_address: 1_000,
