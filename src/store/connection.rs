@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
 use crate::store::fault::Fault;
 
@@ -27,42 +27,6 @@ const CUT_WAIT: Duration = Duration::from_millis(50);
 const READER_CACHE: i64 = -1_000;
 /// Prepared statements that a connection keeps: all that there are.
 const STATEMENTS: usize = 32;
-/// `SQLITE_IOERR_SHMSIZE`: the index of the log can't grow, which is what a full disk looks like there.
-const IO_ERROR_SHARED_MEMORY_SIZE: i32 = 10 | (19 << 8);
-
-/// Whose fault an error is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// The value's own: another value in its place can be written or read.
-    Value,
-    /// No space is left.
-    Full,
-    /// The file is no database or contradicts itself.
-    Damaged,
-    /// The disk, the memory or another program.
-    Disk,
-}
-
-/// Sorts an error by blame.
-pub(super) fn cause(error: &rusqlite::Error) -> Cause {
-    use rusqlite::Error as E;
-    let code = match error {
-        E::SqliteFailure(code, _) => code,
-        E::FromSqlConversionFailure(..)
-        | E::IntegralValueOutOfRange(..)
-        | E::Utf8Error(..)
-        | E::InvalidColumnType(..)
-        | E::ToSqlConversionFailure(_) => return Cause::Value,
-        _ => return Cause::Disk,
-    };
-    match code.code {
-        ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Cause::Value,
-        ErrorCode::DiskFull => Cause::Full,
-        ErrorCode::SystemIoFailure if code.extended_code == IO_ERROR_SHARED_MEMORY_SIZE => Cause::Full,
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Cause::Damaged,
-        _ => Cause::Disk,
-    }
-}
 
 /// Opens the connection that writes. The file must exist; an empty one becomes a database.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, Fault> {

@@ -9,9 +9,8 @@ use rusqlite::Connection;
 
 use crate::hub::storage::{Batch, Change, Outcome, Restored, Trouble};
 use crate::names::Mid;
-use crate::store::connection::{
-    CHECKPOINT_PAGES, Cause, Checkpoint, LOG_PAGES_MAX, cause, checkpoint, cut_log, free_pages, open_writer, vacuum,
-};
+use crate::store::cause::{Cause, cause};
+use crate::store::connection::{CHECKPOINT_PAGES, Checkpoint, LOG_PAGES_MAX, checkpoint, cut_log, free_pages, open_writer, vacuum};
 use crate::store::fault::{Chain, Fault};
 use crate::store::folder::Folder;
 use crate::store::mids::{self, Block};

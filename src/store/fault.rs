@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::hub::storage::Trouble;
-use crate::store::connection::{Cause, cause};
+use crate::store::cause::{Cause, cause};
 
 /// Why the data folder can't be used.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use rusqlite::{Connection, Result, Row, Rows};
 
 use crate::hub::storage::{AliasId, Owed, Restored};
 use crate::names::Mid;
+use crate::store::cause::{Cause, cause};
 use crate::store::columns::get_number;
-use crate::store::connection::{Cause, cause};
 use crate::store::messages::{self, Messages, OwedMessage};
 use crate::store::{aliases, keys, meta};
 

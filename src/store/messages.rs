@@ -5,10 +5,10 @@ use rusqlite::{CachedStatement, Connection, Result, Row};
 use crate::hub::storage::{AliasId, Owed};
 use crate::names::{Alias, Mid};
 use crate::protocol::frame::Message;
+use crate::store::cause::{Cause, cause};
 use crate::store::columns::{
     ReceiversText, get_alias_or_null, get_mid, get_number, get_receivers, get_text, get_topics, mid, number, topics_text,
 };
-use crate::store::connection::{Cause, cause};
 
 /// Bit of `flags`: a delivery report is kept.
 const FLAG_RECEIPT: u32 = 1;

@@ -7,6 +7,7 @@
 //! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
 
 mod aliases;
+mod cause;
 mod columns;
 mod connection;
 mod database;

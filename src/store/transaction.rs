@@ -5,7 +5,8 @@ use rusqlite::{Connection, Result, Transaction, TransactionBehavior};
 
 use crate::hub::storage::{Batch, Change};
 use crate::names::Mid;
-use crate::store::connection::{Cause, Checkpoint, cause, checkpoint, vacuum};
+use crate::store::cause::{Cause, cause};
+use crate::store::connection::{Checkpoint, checkpoint, vacuum};
 use crate::store::messages::Messages;
 use crate::store::{aliases, door_log, keys, meta, reports};
 
