@@ -1,4 +1,4 @@
-//! Connections to the database with the settings that the promise of Protocol §4 rests on, and what SQLite's errors mean.
+//! Connections to the database with the settings that the promise of Protocol §4 rests on.
 //! It knows no table.
 
 use std::path::Path;
