@@ -18,7 +18,16 @@ const MISSED_MAX: u8 = 4;
 
 /// A publish that is being handed to its receivers, a slice a turn.
 #[derive(Debug)]
-pub(super) struct FanOut {
+pub(super) enum FanOut {
+    /// Its deliveries are owed.
+    Owed(OwedFanOut),
+    /// time_to_live 0: whom it still goes to.
+    Live(Arc<Message>, std::vec::IntoIter<Target>),
+}
+
+/// A publish whose deliveries are owed.
+#[derive(Debug)]
+pub(super) struct OwedFanOut {
     mid: Mid,
     /// The next receiver's index.
     next: usize,
@@ -84,7 +93,7 @@ impl Hub {
             sent: self.now.mono,
             message,
         }));
-        self.fan_out = Some(FanOut { mid, next: 0, offline: 0, ack_mean: 0 });
+        self.fan_out = Some(FanOut::Owed(OwedFanOut { mid, next: 0, offline: 0, ack_mean: 0 }));
         self.fan_out_slice(fx);
         Ok(())
     }
@@ -191,7 +200,21 @@ impl Hub {
 
     /// Hands the message to the next slice of its receivers.
     pub(super) fn fan_out_slice(&mut self, fx: &mut Effects) {
-        let Some(mut fan) = self.fan_out.take() else { return };
+        match self.fan_out.take() {
+            None => {}
+            Some(FanOut::Owed(fan)) => self.owed_slice(fan, fx),
+            Some(FanOut::Live(message, mut targets)) => {
+                let start = fx.targets.len();
+                fx.targets.extend(targets.by_ref().take(DELIVERIES_PER_TURN_MAX));
+                fx.push(&message, start, true);
+                if targets.len() > 0 {
+                    self.fan_out = Some(FanOut::Live(message, targets));
+                }
+            }
+        }
+    }
+
+    fn owed_slice(&mut self, mut fan: OwedFanOut, fx: &mut Effects) {
         let Some(pending) = self.pending.get_mut(fan.mid) else { return };
         let (links, aliases) = (&mut self.links, &mut self.aliases);
         let end = pending.receivers.len().min(fan.next + DELIVERIES_PER_TURN_MAX);
@@ -228,12 +251,12 @@ impl Hub {
         if done {
             self.fanned_out(&fan, fx);
         } else {
-            self.fan_out = Some(fan);
+            self.fan_out = Some(FanOut::Owed(fan));
         }
     }
 
     /// Everybody online has it: lets acknowledgements beat the commit, or goes to the store (Design §1b).
-    fn fanned_out(&mut self, fan: &FanOut, fx: &mut Effects) {
+    fn fanned_out(&mut self, fan: &OwedFanOut, fx: &mut Effects) {
         let now = self.now.mono;
         let Some(pending) = self.pending.get_mut(fan.mid) else { return };
         if pending.left == 0 && !pending.needs_commit {
@@ -262,28 +285,28 @@ impl Hub {
         let mid = self.next_mid(fx).ok_or(Refusal::new(Code::Unavailable, ""))?;
         self.counters.publishes += 1;
         let message = Arc::new(self.message(id, mid, publish, topics));
-        let start = fx.targets.len();
-        let mut online = Vec::new();
+        let (mut online, mut targets) = (Vec::new(), Vec::new());
         for receiver in receivers {
             let entry = self.aliases.get(receiver.alias);
             if !entry.is_online() {
                 continue;
             }
             online.push(receiver.alias);
-            fx.targets.extend(entry.sessions.iter().map(|session| Target {
+            targets.extend(entry.sessions.iter().map(|session| Target {
                 link: *session,
                 alias: entry.name.clone(),
                 topic: receiver.topic,
                 dup: false,
             }));
         }
-        fx.push(&message, start, true);
+        let (receipt, publisher) = (message.receipt, message.publisher.clone());
+        self.fan_out = Some(FanOut::Live(message, targets.into_iter()));
+        self.fan_out_slice(fx);
         let published = Published { mid, online: online.len() as u32, stored: 0 };
         self.counters.deliveries += online.len() as u64;
         if !online.is_empty() {
-            let publisher = message.publisher.clone();
             online.sort_unstable();
-            let remembered = LiveMessage { receivers: online, receipt: message.receipt, publisher, at: self.now.mono };
+            let remembered = LiveMessage { receivers: online, receipt, publisher, at: self.now.mono };
             self.live_only.remember(mid, remembered);
         }
         if let Some(key) = key {

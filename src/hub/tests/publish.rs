@@ -317,6 +317,22 @@ fn a_large_fan_out_goes_in_slices_between_which_only_acknowledgements_and_doors_
 }
 
 #[test]
+fn a_large_fan_out_with_time_to_live_0_is_answered_at_once_and_goes_in_slices_too() {
+    let mut scene = Scene::new();
+    crowd(&mut scene, 2_000);
+    let (publisher, opener) = (scene.open(), scene.open());
+    let targets =
+        |effects: &[String]| effects.iter().map(|effect| effect.split(' ').filter(|word| word.ends_with("@0")).count()).sum::<usize>();
+    let at = scene.now.mono;
+    let first = scene.only(Input::Frames { link: publisher, frames: vec![on(&["t"]).ttl(0).frame()], at });
+    assert_eq!((targets(&first), first.len()), (1_024, 3), "a slice, the -6 and the right to go on: {:?}", &first[1..]);
+    let opened = scene.only(Input::Frames { link: opener, frames: vec![frame_of(door(DoorKind::Open, "s1", "u"))], at });
+    assert_eq!(opened.first().map(String::as_str), Some("relay Open to 1"));
+    assert_eq!(targets(&scene.slice()), 2_000 - 1_024);
+    assert_eq!(targets(&scene.rest()), 0);
+}
+
+#[test]
 fn nobody_is_forgotten_while_a_fan_out_may_name_them() {
     let mut scene = Scene::new();
     let links = crowd(&mut scene, 2_000);
