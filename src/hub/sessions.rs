@@ -126,6 +126,12 @@ impl Hub {
         Ok(())
     }
 
+    /// The bound alias of a link, for the frames that change what is stored of it.
+    fn changeable(&self, id: LinkId, named: Option<&Alias>) -> Result<AliasKey, Refusal> {
+        let key = self.bound(id, named)?;
+        if self.gather.has_room() { Ok(key) } else { Err(Refusal::new(Code::Unavailable, "")) }
+    }
+
     /// 2.
     pub(super) fn register(
         &mut self,
@@ -136,10 +142,7 @@ impl Hub {
         num: Option<Num>,
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
-        let key = self.bound(id, named)?;
-        if !self.gather.has_room() {
-            return Err(Refusal::new(Code::Unavailable, ""));
-        }
+        let key = self.changeable(id, named)?;
         let new = topics.iter().filter(|topic| !self.aliases.is_subscribed(key, topic)).count();
         if new > 0 && self.aliases.get(key).topics.len() + new > self.options.limits.topics_per_alias {
             return Err(Refusal::new(Code::Quota, "topic"));
@@ -171,10 +174,7 @@ impl Hub {
         num: Option<Num>,
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
-        let key = self.bound(id, named)?;
-        if !self.gather.has_room() {
-            return Err(Refusal::new(Code::Unavailable, ""));
-        }
+        let key = self.changeable(id, named)?;
         let alias = self.aliases.id(key);
         for topic in topics {
             if self.aliases.unsubscribe(key, topic) {
