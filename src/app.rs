@@ -40,6 +40,7 @@ const FIRST_LABEL: &str = "first-start";
 const FINISH_WAIT: Duration = Duration::from_secs(3);
 /// And what is left for the last answers to reach whoever waits for them.
 const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(1);
+/// How often the log says how the site does.
 const STATUS_LOGGED_EVERY: Duration = Duration::from_secs(3_600);
 /// Panics that are logged; a panic that repeats would fill the disk.
 const PANICS_LOGGED_MAX: usize = 100;

@@ -99,7 +99,7 @@ impl Hub {
         let mut ending = Vec::new();
         for link in self.links.iter() {
             let is_tcp = link.transport == Transport::Tcp;
-            if link.claims.as_ref().is_some_and(|claims| claims.expires != 0 && claims.expires <= now.wall / 1_000) {
+            if link.claims.as_ref().is_some_and(|claims| claims.expired(now.wall / 1_000)) {
                 ending.push((link.id, Closing::BadToken));
             } else if is_tcp && now.mono.saturating_sub(link.heard) >= idle {
                 ending.push((link.id, Closing::Idle));

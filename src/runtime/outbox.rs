@@ -306,23 +306,35 @@ impl Outbox {
         self.tell_of_room(state);
     }
 
-    /// Writes until the socket takes no more.
-    fn write_now(&self, state: &mut State) -> Written {
+    /// Writes, in the order of the sources, until `take` takes no more; it says how many bytes it took, or why none.
+    fn write(&self, state: &mut State, mut take: impl FnMut(&[u8]) -> Result<usize, Written>) -> Written {
         let result = loop {
             let source = match state.next_source(&self.bounds) {
                 Ok(Some(source)) => source,
                 Ok(None) => break Written::All,
                 Err(TooOld) => break Written::Broken,
             };
-            match send(&self.stream, state.chunk(source), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match take(state.chunk(source)) {
                 Ok(taken) => state.took(source, taken),
-                Err(Errno::AGAIN) => break Written::Blocked,
-                Err(Errno::INTR) => {}
-                Err(_) => break Written::Broken,
+                Err(stopped) => break stopped,
             }
         };
         state.account(&self.bounds);
         result
+    }
+
+    /// Writes what the socket takes at once, and leaves the waiting to others.
+    fn write_now(&self, state: &mut State) -> Written {
+        self.write(state, |chunk| {
+            loop {
+                match send(&self.stream, chunk, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                    Ok(taken) => return Ok(taken),
+                    Err(Errno::AGAIN) => return Err(Written::Blocked),
+                    Err(Errno::INTR) => {}
+                    Err(_) => return Err(Written::Broken),
+                }
+            }
+        })
     }
 
     /// The writer task: until everything is written, or the connection breaks.
@@ -334,19 +346,12 @@ impl Outbox {
 
     fn poll_write(&self, context: &mut Context<'_>) -> Poll<Written> {
         let mut state = self.state();
-        let result = loop {
-            let source = match state.next_source(&self.bounds) {
-                Ok(Some(source)) => source,
-                Ok(None) => break Poll::Ready(Written::All),
-                Err(TooOld) => break Poll::Ready(Written::Broken),
-            };
-            match Pin::new(&mut &self.stream).poll_write(context, state.chunk(source)) {
-                Poll::Ready(Ok(taken)) => state.took(source, taken),
-                Poll::Ready(Err(_)) => break Poll::Ready(Written::Broken),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
-        state.account(&self.bounds);
+        let written = self.write(&mut state, |chunk| match Pin::new(&mut &self.stream).poll_write(context, chunk) {
+            Poll::Ready(Ok(taken)) => Ok(taken),
+            Poll::Ready(Err(_)) => Err(Written::Broken),
+            Poll::Pending => Err(Written::Blocked),
+        });
+        let result = if written == Written::Blocked { Poll::Pending } else { Poll::Ready(written) };
         if result.is_ready() {
             state.writing = false;
             state.lines = Vec::new();
