@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::hub::slab::Slab;
 use crate::hub::storage::{AliasId, AliasRecord};
 use crate::names::{Alias, LinkId, Mid, Topic, Transport};
 
@@ -99,26 +100,16 @@ struct TopicEntry {
 /// All known aliases.
 #[derive(Debug)]
 pub(super) struct Aliases {
-    entries: Vec<Option<Box<AliasEntry>>>,
-    free: Vec<u32>,
+    entries: Slab<Box<AliasEntry>>,
     by_name: HashMap<Alias, AliasKey>,
-    topics: Vec<Option<TopicEntry>>,
-    free_topics: Vec<u32>,
+    topics: Slab<TopicEntry>,
     topics_by_name: HashMap<Topic, TopicKey>,
     next_id: AliasId,
 }
 
 impl Aliases {
     pub(super) fn new() -> Aliases {
-        Aliases {
-            entries: Vec::new(),
-            free: Vec::new(),
-            by_name: HashMap::new(),
-            topics: Vec::new(),
-            free_topics: Vec::new(),
-            topics_by_name: HashMap::new(),
-            next_id: AliasId(1),
-        }
+        Aliases { entries: Slab::new(), by_name: HashMap::new(), topics: Slab::new(), topics_by_name: HashMap::new(), next_id: AliasId(1) }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -127,13 +118,13 @@ impl Aliases {
 
     /// How many places the table has: a walk in slices goes over `0..places()`.
     pub(super) fn places(&self) -> usize {
-        self.entries.len()
+        self.entries.places()
     }
 
     /// The key at that place, if an alias stands there.
     pub(super) fn at_place(&self, place: usize) -> Option<AliasKey> {
-        self.entries.get(place)?.as_ref()?;
-        u32::try_from(place).ok().map(AliasKey)
+        let place = u32::try_from(place).ok()?;
+        self.entries.get(place).map(|_| AliasKey(place))
     }
 
     pub(super) fn next_id(&self) -> AliasId {
@@ -150,14 +141,7 @@ impl Aliases {
 
     /// Adds an alias that is not known yet.
     pub(super) fn add(&mut self, name: &Alias, wall: u64, service: u64) -> AliasKey {
-        let entry = Some(Box::new(AliasEntry::new(name.clone(), wall, service)));
-        let key = if let Some(place) = self.free.pop() {
-            self.entries[place as usize] = entry;
-            AliasKey(place)
-        } else {
-            self.entries.push(entry);
-            AliasKey(u32::try_from(self.entries.len() - 1).expect("limits.aliases is below 2^32"))
-        };
+        let key = AliasKey(self.entries.insert(Box::new(AliasEntry::new(name.clone(), wall, service))));
         self.by_name.insert(name.clone(), key);
         key
     }
@@ -177,17 +161,17 @@ impl Aliases {
 
     /// The entry of a known alias.
     pub(super) fn get(&self, key: AliasKey) -> &AliasEntry {
-        self.entries[key.0 as usize].as_deref().expect("keys are dropped before their alias is forgotten")
+        self.entries.get(key.0).expect("keys are dropped before their alias is forgotten")
     }
 
     /// The entry of a known alias.
     pub(super) fn get_mut(&mut self, key: AliasKey) -> &mut AliasEntry {
-        self.entries[key.0 as usize].as_deref_mut().expect("keys are dropped before their alias is forgotten")
+        self.entries.get_mut(key.0).expect("keys are dropped before their alias is forgotten")
     }
 
     /// The entry, if the alias is still known.
     pub(super) fn try_get(&self, key: AliasKey) -> Option<&AliasEntry> {
-        self.entries.get(key.0 as usize)?.as_deref()
+        self.entries.get(key.0).map(|entry| &**entry)
     }
 
     /// Its number in the store, given out now if it had none.
@@ -203,9 +187,8 @@ impl Aliases {
 
     /// Forgets an alias. The caller has seen that it [`AliasEntry::is_forgettable`].
     pub(super) fn forget(&mut self, key: AliasKey) -> Option<Box<AliasEntry>> {
-        let entry = self.entries[key.0 as usize].take()?;
+        let entry = self.entries.remove(key.0)?;
         self.by_name.remove(entry.name.as_str());
-        self.free.push(key.0);
         Some(entry)
     }
 
@@ -234,18 +217,14 @@ impl Aliases {
         }
         if entry.subscribers.is_empty() {
             self.topics_by_name.remove(topic);
-            self.topics[key.0 as usize] = None;
-            self.free_topics.push(key.0);
+            self.topics.remove(key.0);
         }
         true
     }
 
     /// Who subscribes to `topic`, in the order of their keys.
     pub(super) fn subscribers(&self, topic: &Topic) -> &[AliasKey] {
-        self.topics_by_name
-            .get(topic)
-            .and_then(|key| self.topics[key.0 as usize].as_ref())
-            .map_or(&[], |entry| entry.subscribers.as_slice())
+        self.topics_by_name.get(topic).and_then(|key| self.topics.get(key.0)).map_or(&[], |entry| entry.subscribers.as_slice())
     }
 
     /// Whether the alias subscribes to `topic`.
@@ -256,8 +235,7 @@ impl Aliases {
     /// The topics of an alias, sorted by UTF-8 bytes.
     pub(super) fn topics(&self, alias: AliasKey) -> Vec<Topic> {
         let keys = &self.get(alias).topics;
-        let mut names: Vec<Topic> =
-            keys.iter().filter_map(|key| self.topics[key.0 as usize].as_ref()).map(|entry| entry.name.clone()).collect();
+        let mut names: Vec<Topic> = keys.iter().filter_map(|key| self.topics.get(key.0)).map(|entry| entry.name.clone()).collect();
         names.sort_unstable();
         names
     }
@@ -266,19 +244,12 @@ impl Aliases {
         if let Some(&key) = self.topics_by_name.get(topic) {
             return key;
         }
-        let entry = Some(TopicEntry { name: topic.clone(), subscribers: Vec::new() });
-        let key = if let Some(place) = self.free_topics.pop() {
-            self.topics[place as usize] = entry;
-            TopicKey(place)
-        } else {
-            self.topics.push(entry);
-            TopicKey(u32::try_from(self.topics.len() - 1).expect("aliases times topics an alias is below 2^32"))
-        };
+        let key = TopicKey(self.topics.insert(TopicEntry { name: topic.clone(), subscribers: Vec::new() }));
         self.topics_by_name.insert(topic.clone(), key);
         key
     }
 
     fn topic_mut(&mut self, key: TopicKey) -> &mut TopicEntry {
-        self.topics[key.0 as usize].as_mut().expect("a topic stays while it has a subscriber")
+        self.topics.get_mut(key.0).expect("a topic stays while it has a subscriber")
     }
 }

@@ -23,6 +23,7 @@ mod publish;
 mod rate;
 pub mod restore;
 mod sessions;
+mod slab;
 pub mod status;
 pub mod storage;
 mod timers;
