@@ -15,10 +15,12 @@ mod clients;
 mod crash;
 mod disk;
 mod door;
+mod examples;
 mod ledger;
 mod limits;
 mod load;
 mod memory;
+mod nginx;
 mod porter;
 mod rest;
 #[path = "../../src/seeded.rs"]

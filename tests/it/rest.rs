@@ -1,13 +1,13 @@
 //! RestServer: every endpoint and status over real HTTP (Protocol §10), alone and behind the real nginx.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::clients::{Client, HttpAnswer, http, http_raw};
+use crate::nginx::Nginx;
 use crate::porter::{DEADLINE, Folder, Porter, Site, manage_token, token};
 
 impl Site {
@@ -302,46 +302,13 @@ fn http_1_0_is_answered_and_closed() {
     assert!(!answer.head.to_ascii_lowercase().contains("chunked"));
 }
 
-/// The real nginx, ended with its owner.
-struct Nginx(Child);
-
-impl Nginx {
-    /// In front of `upstream`, with a `location` of one line and nothing set that is not needed to run unprivileged.
-    fn start(folder: &Folder, upstream: SocketAddr) -> (Nginx, SocketAddr) {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let at = folder.path().display();
-        let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {at}/{kind};"));
-        let config = format!(
-            "daemon off; error_log {at}/nginx.log; pid {at}/nginx.pid; events {{}}\n\
-             http {{ access_log off; {}\n server {{ listen {port}; location / {{ proxy_pass http://{upstream}; }} }} }}\n",
-            paths.concat()
-        );
-        let file = folder.path().join("nginx.conf");
-        std::fs::write(&file, config).unwrap();
-        let child = Command::new("nginx").arg("-c").arg(&file).arg("-p").arg(folder.path()).stdin(Stdio::null()).spawn().unwrap();
-        let nginx = Nginx(child);
-        let end = Instant::now() + DEADLINE;
-        while TcpStream::connect(port).is_err() {
-            assert!(Instant::now() < end, "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        (nginx, port)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn nginx_with_its_defaults_works_in_front() {
     let site = Site::start(&["--auth-trusted-proxies", "127.0.0.1"]);
     let folder = Folder::new();
-    let (_nginx, proxy) = Nginx::start(&folder, site.porter.rest);
+    let upstream = site.porter.rest;
+    let (_nginx, proxy) =
+        Nginx::start(&folder, |port| format!("server {{ listen {port}; location / {{ proxy_pass http://{upstream}; }} }}"));
     let frame = format!(r#"{{"t":6,"method":"publish_to_alias","alias":"away","msg":"{}"}}"#, "门".repeat(10_000));
     for round in 0..20 {
         let answer = http(proxy, "POST", &format!("/push/{}", site.token), &frame);
