@@ -15,12 +15,14 @@ mod clients;
 mod crash;
 mod disk;
 mod door;
+mod guide;
 mod ledger;
 mod limits;
 mod load;
 mod memory;
 mod porter;
 mod rest;
+mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
 mod seeded;
