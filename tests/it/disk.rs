@@ -76,13 +76,13 @@ impl Drop for Disk {
 }
 
 /// How large a file the server may write; `None`: as it was.
-fn limit_files(porter: &Porter, bytes: Option<u64>) {
+pub fn limit_files(porter: &Porter, bytes: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(porter.pid()).unwrap());
     prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
 /// The server. The shell has the signal ignored that would end it at the limit: the write then fails, as on a broken disk.
-fn start(folder: &Folder) -> Porter {
+pub fn start(folder: &Folder) -> Porter {
     let porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());

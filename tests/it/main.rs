@@ -16,6 +16,7 @@ mod crash;
 mod disk;
 mod door;
 mod examples;
+mod guide;
 mod ledger;
 mod limits;
 mod load;
@@ -23,6 +24,7 @@ mod memory;
 mod nginx;
 mod porter;
 mod rest;
+mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
 mod seeded;
