@@ -151,26 +151,27 @@ fn start_hub(config: &Config) -> Result<(Handle, Arc<Keyring>), Fault> {
     let keyring = Arc::new(Keyring::open(&config.data_dir, Missing::Create).map_err(Fault::Keyring)?);
     let options = Options { limits: config.limits.clone(), openers: Openers::new(config.door_openers.clone()) };
     let mut hub = Hub::new(options, store.mids(), store.is_storing());
-    let stamp = load(&mut store, &mut hub)?;
+    let (stamp, newest_wall) = load(&mut store, &mut hub)?;
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
-    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp), store, &inbox);
+    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
     Ok((handle, keyring))
 }
 
-fn load(store: &mut Store, hub: &mut Hub) -> Result<Stamp, Fault> {
+/// Returns what the clock goes on from: the last stamp, and the highest wall time of any.
+fn load(store: &mut Store, hub: &mut Hub) -> Result<(Stamp, u64), Fault> {
     let mut restorer = Restorer::new(hub);
-    let mut last_stamp = Stamp::default();
+    let mut stored = (Stamp::default(), 0);
     let take = &mut |restored: Restored| {
-        if let Restored::Counters { stamp, .. } = &restored {
-            last_stamp = *stamp;
+        if let Restored::Counters { stamp, newest_wall, .. } = &restored {
+            stored = (*stamp, *newest_wall);
         }
         restorer.take(restored);
     };
     store.load(take).map_err(Fault::Store)?;
     let load = hub.load();
     log::info!("loaded aliases={} messages={} deliveries={} bytes={}", load.aliases, load.messages, load.deliveries, load.bodies);
-    Ok(last_stamp)
+    Ok(stored)
 }
 
 fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
