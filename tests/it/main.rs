@@ -12,6 +12,7 @@
 
 mod cli;
 mod clients;
+mod clock;
 mod crash;
 mod disk;
 mod door;
