@@ -17,7 +17,7 @@ use futures::task::AtomicWaker;
 use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
 use crate::hub::links::Opening;
 use crate::hub::storage::Outcome;
-use crate::hub::{Hub, Input, Now, takes_door_lane};
+use crate::hub::{Hub, Input, Now, Options, takes_door_lane};
 use crate::limits::DELIVERIES_PER_TURN_MAX;
 use crate::names::{LinkId, Mid};
 use crate::protocol::encode;
@@ -310,6 +310,12 @@ impl Core {
             committing: 0,
             barriers: Vec::new(),
         }
+    }
+
+    /// From now on the hub decides by `options`, and errors read in `language`.
+    pub(super) fn reconfigure(&mut self, options: Options, language: Language) {
+        self.hub.reconfigure(options);
+        self.language = language;
     }
 
     /// A new link whose outlet needs no id.

@@ -21,6 +21,7 @@ mod limits;
 mod load;
 mod memory;
 mod porter;
+mod reload;
 mod rest;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
