@@ -210,6 +210,12 @@ impl Handle {
         self.shared.clock.token_time_s()
     }
 
+    /// How often the wall clock was stepped since the start.
+    #[must_use]
+    pub fn clock_steps(&self) -> u64 {
+        self.shared.clock.steps()
+    }
+
     /// Ends the links whose claims no longer hold.
     pub fn end_void(&self, is_void: impl Fn(&Claims) -> bool) {
         self.shared.act(|hub, now, fx| hub.end_void(now, is_void, fx));
