@@ -15,20 +15,20 @@ use async_global_executor::GlobalExecutorConfig;
 use async_signal::{Signal, Signals};
 use futures::StreamExt;
 
-use crate::config::Config;
-use crate::hub::access::Openers;
+use crate::config::{Config, Effective};
 use crate::hub::restore::Restorer;
 use crate::hub::storage::{Restored, Stamp};
-use crate::hub::{Hub, Input, Options};
+use crate::hub::{Hub, Input};
 use crate::limits::{SHUTDOWN_WAIT, TOKENS_LOOKED_AT_EVERY};
 use crate::names::Label;
+use crate::reload::{self, Parts, ReadSettings};
 use crate::runtime::clock::Clock;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
 use crate::runtime::shutdown::{ShutdownSignal, shutdown};
 use crate::server::gate::Gate;
 use crate::server::http;
-use crate::server::listener::{ConnectionLimits, Listener, Permits, raise_descriptor_limit};
+use crate::server::listener::{Listener, Permits, raise_descriptor_limit};
 use crate::server::rest::{self, Ports, Rest, RestOptions};
 use crate::server::tcp::TcpServer;
 use crate::store::{self, Answer, Store, StoreHandle};
@@ -67,11 +67,11 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Serves until SIGTERM or SIGINT. Everything that went wrong is in the log.
+/// Serves until SIGTERM or SIGINT; at SIGHUP reads the settings again. Everything that went wrong is in the log.
 #[must_use]
-pub fn serve(config: Config) -> ExitCode {
+pub fn serve(settings: Effective, read: ReadSettings) -> ExitCode {
     log_panics();
-    match run(config) {
+    match run(settings, read) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
             log::error!("start_failed reason=\"{fault}\"");
@@ -93,26 +93,30 @@ fn log_panics() {
     }));
 }
 
-fn run(config: Config) -> Result<(), Fault> {
+fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
+    let config = settings.config.clone();
     if let Err(error) = raise_descriptor_limit() {
         log::warn!("descriptor_limit_not_raised reason=\"{error}\"");
     }
     let threads = GlobalExecutorConfig::default().with_min_threads(config.threads).with_max_threads(config.threads);
     async_global_executor::init_with_config(threads);
+    let hangups = reload::hangups().map_err(Fault::Signals)?;
     let is_first_start = !config.data_dir.join(MASTER_KEY).exists();
     let (handle, keyring) = start_hub(&config)?;
     let (switch, signal) = shutdown();
-    let limits = ConnectionLimits { connections: config.limits.connections, per_address: config.limits.connections_per_address };
-    let permits = Permits::new(limits);
-    let gate = Arc::new(Gate::new(Arc::clone(&keyring), config.auth_devices, config.trusted_proxies.clone()));
+    let permits = Permits::new(reload::connection_limits(&config));
+    let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
     let tcp = listen(&config, "tcp.port", config.tcp_port)?;
     let rest = listen(&config, "rest.port", config.rest_port)?;
     let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
     let terms = Arc::new(http::Options::new(signal.clone()));
     log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server), Arc::clone(&terms));
-    serve_tcp(tcp, &permits, &signal, server);
-    serve_rest(rest, &permits, terms, rest_options(&config, &addresses, handle.clone(), gate));
+    serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
+    let answers = Arc::new(Rest::new(rest_options(&config, &addresses, handle.clone(), Arc::clone(&gate))));
+    serve_rest(rest, &permits, terms, Arc::clone(&answers));
+    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers };
+    reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
     watch_keyring(Arc::clone(&keyring), handle.clone());
     announce(&config, &addresses, is_first_start.then_some(&*keyring));
@@ -149,28 +153,28 @@ fn start_hub(config: &Config) -> Result<(Handle, Arc<Keyring>), Fault> {
     options.accept_data_loss = config.accept_data_loss;
     let mut store = Store::open(&options).map_err(Fault::Store)?;
     let keyring = Arc::new(Keyring::open(&config.data_dir, Missing::Create).map_err(Fault::Keyring)?);
-    let options = Options { limits: config.limits.clone(), openers: Openers::new(config.door_openers.clone()) };
-    let mut hub = Hub::new(options, store.mids(), store.is_storing());
-    let stamp = load(&mut store, &mut hub)?;
+    let mut hub = Hub::new(reload::hub_options(config), store.mids(), store.is_storing());
+    let (stamp, newest_wall) = load(&mut store, &mut hub)?;
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
-    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp), store, &inbox);
+    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
     Ok((handle, keyring))
 }
 
-fn load(store: &mut Store, hub: &mut Hub) -> Result<Stamp, Fault> {
+/// Returns what the clock goes on from: the last stamp, and the highest wall time of any.
+fn load(store: &mut Store, hub: &mut Hub) -> Result<(Stamp, u64), Fault> {
     let mut restorer = Restorer::new(hub);
-    let mut last_stamp = Stamp::default();
+    let mut stored = (Stamp::default(), 0);
     let take = &mut |restored: Restored| {
-        if let Restored::Counters { stamp, .. } = &restored {
-            last_stamp = *stamp;
+        if let Restored::Counters { stamp, newest_wall, .. } = &restored {
+            stored = (*stamp, *newest_wall);
         }
         restorer.take(restored);
     };
     store.load(take).map_err(Fault::Store)?;
     let load = hub.load();
     log::info!("loaded aliases={} messages={} deliveries={} bytes={}", load.aliases, load.messages, load.deliveries, load.bodies);
-    Ok(last_stamp)
+    Ok(stored)
 }
 
 fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
@@ -206,20 +210,11 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
 fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Arc<Gate>) -> RestOptions {
     let ports =
         Ports { rest: addresses.rest.port(), websocket: config.websocket_port, socketio: config.socketio_port, tcp: addresses.tcp.port() };
-    RestOptions {
-        handle,
-        gate,
-        advertise_host: config.advertise_host.clone(),
-        ports,
-        first_page: config.rest_first_page,
-        error_status: config.rest_error_status,
-        frame_max: config.limits.frame,
-        language: config.language,
-    }
+    RestOptions { handle, gate, ports, terms: reload::rest_terms(config) }
 }
 
-fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, options: RestOptions) {
-    async_std::task::spawn(rest::serve(listener, Arc::clone(permits), terms, Arc::new(Rest::new(options))));
+fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, answers: Arc<Rest>) {
+    async_std::task::spawn(rest::serve(listener, Arc::clone(permits), terms, answers));
 }
 
 /// Once an hour a line in the log by which an installer sees how the site does.

@@ -80,7 +80,24 @@ pub struct Effective {
     pub config: Config,
     /// What is odd but does no harm, such as an unknown variable.
     pub warnings: Vec<String>,
+    /// The path of the file that was read, if there was one.
+    pub file: Option<String>,
     values: BTreeMap<&'static str, (Value, Source)>,
+}
+
+/// A setting that another reading of all places gave another value. The values are shown as TOML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Which.
+    pub key: &'static str,
+    /// What is in force.
+    pub from: String,
+    /// What was read.
+    pub to: String,
+    /// Where that stands.
+    pub source: String,
+    /// Whether it can take effect while the server runs; if not, at the next start.
+    pub reloads: bool,
 }
 
 /// Something that must be corrected before a start, with its place.
@@ -114,7 +131,31 @@ impl Effective {
         if !reader.mistakes.is_empty() {
             return Err(reader.mistakes);
         }
-        Ok(Effective { config: reader.config, warnings: reader.warnings, values: reader.values })
+        let file = layers.file.as_ref().map(|(path, _)| path.clone());
+        Ok(Effective { config: reader.config, warnings: reader.warnings, file, values: reader.values })
+    }
+
+    /// What differs in `next`, the settings as they were read later, in the order of the table.
+    #[must_use]
+    pub fn changes(&self, next: &Effective) -> Vec<Changed> {
+        let changed = |setting: &Setting| {
+            let ((from, _), (to, source)) = (self.values.get(setting.key)?, next.values.get(setting.key)?);
+            let (from_text, to_text) = (from.to_string(), to.to_string());
+            let changed = Changed { key: setting.key, from: from_text, to: to_text, source: source.to_string(), reloads: setting.reloads };
+            (from != to).then_some(changed)
+        };
+        SETTINGS.iter().filter_map(changed).collect()
+    }
+
+    /// What is in force after `next` was read while running: all of it but what waits for the next start.
+    #[must_use]
+    pub fn reloaded(&self, mut next: Effective) -> Effective {
+        for setting in SETTINGS.iter().filter(|setting| !setting.reloads) {
+            if let Some(value) = self.values.get(setting.key) {
+                next.values.insert(setting.key, value.clone());
+            }
+        }
+        next
     }
 
     /// The settings in force as a file that would give the same: each with its comment and where it came from.
@@ -155,13 +196,16 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().map(|setting| setting.key)
 }
 
-/// The flags of all settings with what they take, for the help: `--rest-port 0…65535`.
+/// The flags of all settings with what they take, for the help: `--rest-port N`; behind those that need a restart a `*`.
 pub fn flags() -> impl Iterator<Item = String> {
-    SETTINGS.iter().map(|setting| match &setting.kind {
-        Kind::Whole { .. } => format!("{} N", flag(setting.key)),
-        Kind::Choice(choices) => format!("{} {}", flag(setting.key), words(choices).join("|")),
-        Kind::Text { .. } => format!("{} TEXT", flag(setting.key)),
-        Kind::List { .. } => format!("{} A,B…", flag(setting.key)),
+    SETTINGS.iter().map(|setting| {
+        let takes = match &setting.kind {
+            Kind::Whole { .. } => "N".to_owned(),
+            Kind::Choice(choices) => words(choices).join("|"),
+            Kind::Text { .. } => "TEXT".to_owned(),
+            Kind::List { .. } => "A,B…".to_owned(),
+        };
+        format!("{} {takes}{}", flag(setting.key), if setting.reloads { "" } else { " *" })
     })
 }
 
@@ -180,6 +224,8 @@ const OTHER_VARIABLES: [&str; 2] = ["PORTER_CONFIG", "PORTER_TOKEN"];
 struct Setting {
     key: &'static str,
     kind: Kind,
+    /// Whether a change takes effect while the server runs, on SIGHUP (`reload.rs`); if not, at the next start.
+    reloads: bool,
 }
 
 /// A word and what it does.
@@ -193,19 +239,24 @@ enum Kind {
 }
 
 const fn whole(key: &'static str, range: RangeInclusive<u64>, set: fn(&mut Config, u64)) -> Setting {
-    Setting { key, kind: Kind::Whole { range, set } }
+    Setting { key, kind: Kind::Whole { range, set }, reloads: true }
 }
 
 const fn choice(key: &'static str, choices: &'static [Choice]) -> Setting {
-    Setting { key, kind: Kind::Choice(choices) }
+    Setting { key, kind: Kind::Choice(choices), reloads: true }
 }
 
 const fn text(key: &'static str, allowed: &'static str, set: fn(&mut Config, &str) -> Option<()>) -> Setting {
-    Setting { key, kind: Kind::Text { allowed, set } }
+    Setting { key, kind: Kind::Text { allowed, set }, reloads: true }
 }
 
 const fn list(key: &'static str, allowed: &'static str, set: fn(&mut Config, &[String]) -> Option<()>) -> Setting {
-    Setting { key, kind: Kind::List { allowed, set } }
+    Setting { key, kind: Kind::List { allowed, set }, reloads: true }
+}
+
+/// A setting that only a start can change.
+const fn fixed(setting: Setting) -> Setting {
+    Setting { reloads: false, ..setting }
 }
 
 const PORT: RangeInclusive<u64> = 0..=65_535;
@@ -214,17 +265,17 @@ const COUNT_MAX: u64 = 1 << 40;
 
 /// All settings. The casts lose nothing: each value is in its range, and `usize` has 64 bits where Porter runs.
 const SETTINGS: &[Setting] = &[
-    text("bind", "an IP address", |c, v| put(&mut c.bind, v.parse().ok())),
-    text("data_dir", "the path of a folder", |c, v| put(&mut c.data_dir, (!v.is_empty() && !v.contains('\0')).then(|| v.into()))),
+    fixed(text("bind", "an IP address", |c, v| put(&mut c.bind, v.parse().ok()))),
+    fixed(text("data_dir", "the path of a folder", |c, v| put(&mut c.data_dir, (!v.is_empty() && !v.contains('\0')).then(|| v.into())))),
     text("advertise_host", "a host name or an IP address, or empty", |c, v| put(&mut c.advertise_host, host(v))),
     choice("language", &[("zh", |c| c.language = Language::Zh), ("en", |c| c.language = Language::En)]),
     list("origins", "\"*\", \"null\", \"file://\" or scheme://host[:port] in lower case each", |c, v| put(&mut c.origins, each(v, origin))),
-    whole("rest.port", PORT, |c, v| c.rest_port = v as u16),
+    fixed(whole("rest.port", PORT, |c, v| c.rest_port = v as u16)),
     whole("rest.first_page", 0..=1, |c, v| c.rest_first_page = v),
     choice("rest.error_status", &[("0", |c| c.rest_error_status = None), ("200", |c| c.rest_error_status = Some(200))]),
-    whole("websocket.port", PORT, |c, v| c.websocket_port = v as u16),
-    whole("socketio.port", PORT, |c, v| c.socketio_port = v as u16),
-    whole("tcp.port", PORT, |c, v| c.tcp_port = v as u16),
+    fixed(whole("websocket.port", PORT, |c, v| c.websocket_port = v as u16)),
+    fixed(whole("socketio.port", PORT, |c, v| c.socketio_port = v as u16)),
+    fixed(whole("tcp.port", PORT, |c, v| c.tcp_port = v as u16)),
     whole("tcp.idle", 1..=86_400, |c, v| c.limits.tcp_idle = Duration::from_secs(v)),
     choice(
         "auth.devices",
@@ -238,7 +289,7 @@ const SETTINGS: &[Setting] = &[
         put(&mut c.trusted_proxies, each(v, Network::parse))
     }),
     list("door.openers", "1 to 128 bytes without control characters each", |c, v| put(&mut c.door_openers, each(v, pattern))),
-    whole("runtime.threads", 1..=64, |c, v| c.threads = v as usize),
+    fixed(whole("runtime.threads", 1..=64, |c, v| c.threads = v as usize)),
     choice(
         "log.level",
         &[
@@ -613,6 +664,42 @@ mod tests {
     }
 
     #[test]
+    fn the_embedded_file_says_of_each_key_that_needs_a_restart_that_it_does() {
+        let mut section = String::new();
+        let mut comment = String::new();
+        let mut seen = 0;
+        for line in DEFAULTS.lines().skip_while(|line| !line.is_empty()) {
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                section = format!("{name}.");
+            } else if line.starts_with('#') {
+                comment += line;
+            } else if let Some((leaf, _)) = line.split_once(" = ") {
+                let key = format!("{section}{leaf}");
+                let setting = SETTINGS.iter().find(|setting| setting.key == key).unwrap();
+                assert_eq!(comment.contains("Needs a restart."), !setting.reloads, "{key}");
+                seen += 1;
+            }
+            if !line.starts_with('#') {
+                comment.clear();
+            }
+        }
+        assert_eq!(seen, SETTINGS.len());
+    }
+
+    #[test]
+    fn what_another_reading_changes_is_told_and_what_needs_a_restart_stays() {
+        let first = Effective::new(&file("language = 'zh'\ntcp.port = 1\ntcp.idle = 60")).unwrap();
+        let again = || Effective::new(&file("tcp.idle = 60\n\ntcp.port = 2\nlanguage = 'en'")).unwrap();
+        let told = |in_force: &Effective| {
+            let all = in_force.changes(&again());
+            all.iter().map(|c| format!("{} {} {} {} {}", c.key, c.from, c.to, c.source, c.reloads)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&first), ["language \"zh\" \"en\" porter.toml:4 true", "tcp.port 1 2 porter.toml:3 false"]);
+        assert_eq!(told(&first.reloaded(again())), ["tcp.port 1 2 porter.toml:3 false"]);
+        assert!(again().changes(&again()).is_empty());
+    }
+
+    #[test]
     fn names_of_flags_and_variables_are_unique() {
         for name in [flag, variable] {
             assert_eq!(SETTINGS.iter().map(|s| name(s.key)).collect::<std::collections::BTreeSet<_>>().len(), SETTINGS.len());
@@ -765,7 +852,7 @@ mod tests {
             "devices = \"open\" # variable PORTER_AUTH_DEVICES",
             "error_status = 200 # etc/po\\nrter.toml:3",
             "threads = 1 # default",
-            "# Threads that serve connections. One is fastest on up to two cores; more help when many rooms relay pictures.",
+            "# Threads that serve connections. One is fastest on up to two cores; more help when many rooms relay pictures. Needs a restart.",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -11,6 +11,7 @@ pub mod hub;
 pub mod limits;
 pub mod names;
 pub mod protocol;
+pub mod reload;
 pub mod runtime;
 #[cfg(test)]
 pub(crate) mod seeded;

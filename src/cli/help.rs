@@ -7,7 +7,7 @@ use crate::config;
 pub(super) fn text(of: Option<usize>) -> String {
     let Some(spec) = of.and_then(|at| COMMANDS.get(at)) else { return OVERVIEW.to_owned() };
     match spec.command {
-        Command::Serve => format!("{SERVE}\nSettings as flags:\n{}", columns(config::flags())),
+        Command::Serve => format!("{SERVE}\nSettings as flags (*: a change needs a restart):\n{}", columns(config::flags())),
         Command::Config => CONFIG.to_owned(),
         Command::TokenNew => TOKEN_NEW.to_owned(),
         Command::TokenImport => TOKEN_IMPORT.to_owned(),
@@ -67,7 +67,8 @@ const SERVE: &str = "\
 Usage: porter serve [--config FILE] [--accept-data-loss] [SETTING]…
 
 Runs the server until SIGTERM or SIGINT. Its log goes to the standard error. At the first start
-it makes the data folder and the master key that all tokens hang on.
+it makes the data folder and the master key that all tokens hang on. At SIGHUP it reads the file
+again; the log names what has changed, or the mistake for which nothing has.
 
 A setting is a flag (--rest-port 9901), a variable (PORTER_REST_PORT=9901) or a line of a file
 (--config FILE, PORTER_CONFIG=FILE, else porter.toml here); the first of these wins. What each one

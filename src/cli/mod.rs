@@ -8,14 +8,17 @@ mod client;
 mod help;
 mod tokens;
 
-use std::ffi::OsString;
-use std::io::{self, Write};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use crate::app;
 use crate::cli::arguments::{Arguments, Command};
 use crate::config::{Effective, Layers};
 use crate::runtime::logger::{self, Harmless};
+
+/// Bytes of a file of settings: a hundred times the default one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Runs the command line of this process.
 #[must_use]
@@ -62,41 +65,54 @@ fn run(arguments: Vec<OsString>, out: &mut dyn Write) -> Result<ExitCode, Failur
         Command::Version => return show(out, concat!("porter ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {}
     }
-    let effective = load(&arguments)?;
+    let effective = load(&arguments).map_err(Failure::Failed)?;
     if arguments.command == Command::Config {
         effective.warnings.iter().for_each(|warning| tell(warning));
         return show(out, &effective.to_toml());
     }
     logger::install(effective.config.log_level).map_err(|e| Failure::Failed(format!("the log: {e}")))?;
     effective.warnings.iter().for_each(|warning| log::warn!("setting_ignored reason=\"{warning}\""));
+    if arguments.command == Command::Serve {
+        let again = move || load(&arguments).map_err(|mistakes| mistakes.replace('\n', "; "));
+        return Ok(app::serve(effective, Box::new(again)));
+    }
     let config = effective.config;
     match arguments.command {
         Command::Publish => client::publish(&arguments, &config, out),
         Command::Subscribe => client::subscribe(&arguments, &config, out),
-        Command::Serve => Ok(app::serve(config)),
         _ => tokens::run(&arguments, &config, out),
     }
 }
 
-/// The settings from all their places.
-fn load(arguments: &Arguments) -> Result<Effective, Failure> {
+/// The settings from all their places; the error is one line for each mistake.
+fn load(arguments: &Arguments) -> Result<Effective, String> {
     let variables: Vec<_> = std::env::vars_os().collect();
     let named =
         arguments.option("config").map(OsString::from).or_else(|| std::env::var_os("PORTER_CONFIG").filter(|path| !path.is_empty()));
     let path = named.clone().unwrap_or_else(|| "porter.toml".into());
     let shown = path.to_string_lossy().into_owned();
-    let file = match std::fs::read_to_string(&path) {
+    let file = match read_file(&path) {
         Ok(text) => Some((shown, text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => None,
-        Err(e) => return Err(Failure::Failed(format!("{shown}: {e}"))),
+        Err(e) => return Err(format!("{shown}: {e}")),
     };
     let layers = Layers { file, variables, flags: arguments.settings.clone() };
     let mut effective = Effective::new(&layers).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        Failure::Failed(lines.join("\n"))
+        lines.join("\n")
     })?;
     effective.config.accept_data_loss = arguments.switch("accept-data-loss");
     Ok(effective)
+}
+
+/// The text of a file of settings.
+fn read_file(path: &OsStr) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes: not a file of settings")));
+    }
+    Ok(text)
 }
 
 /// One line for people. A standard error that is closed hears nothing; the exit code still tells.
@@ -106,8 +122,6 @@ fn tell(line: &str) {
 
 /// What the standard input holds, up to `bytes_max`, without the line feed at its end.
 fn read_input(what: &str, bytes_max: usize) -> Result<String, Failure> {
-    use std::io::Read;
-
     let mut text = String::new();
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(2);
     io::stdin().take(limit).read_to_string(&mut text).map_err(|e| Failure::Failed(format!("the standard input: {e}")))?;

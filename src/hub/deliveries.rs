@@ -10,6 +10,9 @@ use crate::names::{Alias, LinkId, Mid};
 use crate::protocol::frame::{Mids, Reply};
 use crate::protocol::refusal::Refusal;
 
+/// Deliveries of one alias that one publish drops at most. One is enough where the cap stays what it was; after it was lowered the
+/// next publishes shrink what waits, none of them for long.
+const DROPPED_AT_ONCE_MAX: usize = 16;
 /// Longer times of acknowledgement are all the same: too long for a grace.
 const ACK_TIME_MAX_US: u64 = 1_000_000;
 
@@ -170,10 +173,13 @@ impl Hub {
         self.answer_publishers(&pending, fx);
     }
 
-    /// Over the cap of an alias its oldest delivery is dropped.
+    /// Over the cap of an alias its oldest deliveries are dropped, a few at a time.
     pub(super) fn drop_oldest(&mut self, key: AliasKey, fx: &mut Effects) {
         self.purge_owed(key);
-        while self.aliases.get(key).owed.len() > self.options.limits.deliveries_per_alias {
+        for _ in 0..DROPPED_AT_ONCE_MAX {
+            if self.aliases.get(key).owed.len() <= self.options.limits.deliveries_per_alias {
+                return;
+            }
             let Some(&oldest) = self.aliases.get(key).owed.front() else { return };
             self.end_one(key, oldest, DeliveryState::Dropped, fx);
             self.counters.dropped += 1;

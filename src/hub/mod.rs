@@ -190,6 +190,13 @@ impl Hub {
         }
     }
 
+    /// From now on decides by these options. What is there already stays, also where it is more than they allow: each bound is
+    /// looked at when something new would go over it.
+    pub fn reconfigure(&mut self, options: Options) {
+        self.rates.set_rate(options.limits.publish_rate);
+        self.options = options;
+    }
+
     /// A new link. It may hand over its first batch at once.
     pub fn open(&mut self, now: Now, opening: Opening) -> LinkId {
         self.now = now;

@@ -19,6 +19,14 @@ impl Rates {
         Rates { per_second, full_at: HashMap::new() }
     }
 
+    /// Another rate; `0`: none, and nobody is remembered.
+    pub(super) fn set_rate(&mut self, per_second: u32) {
+        self.per_second = per_second;
+        if per_second == 0 {
+            self.full_at = HashMap::new();
+        }
+    }
+
     pub(super) fn is_limited(&self) -> bool {
         self.per_second > 0
     }

@@ -167,9 +167,9 @@ pub enum Change {
         /// When: wall clock, ms.
         at: u64,
     },
-    /// Forget the reports of messages published before that wall clock time, ms, and all but the newest `keep` messages'.
+    /// Forget the reports without news since that service time, and all but the newest `keep` messages'.
     ForgetReports {
-        /// Wall clock, ms.
+        /// Service time, ms.
         before: u64,
         /// How many messages' reports stay at most.
         keep: usize,
@@ -185,7 +185,7 @@ pub enum Change {
         /// Why not.
         reason: Option<Box<str>>,
     },
-    /// Forget the entries of the door log from before that wall clock time, ms.
+    /// Forget the entries of the door log written before that service time, ms.
     ForgetDoorLogBefore(u64),
 }
 
@@ -267,6 +267,8 @@ pub enum Restored {
     Counters {
         /// The stamp of the last commit; zero in a new database.
         stamp: Stamp,
+        /// The highest wall time of any commit, ms: tokens are judged by no earlier one (Protocol §4).
+        newest_wall: u64,
         /// The next alias id to give out.
         next_alias: AliasId,
         /// The first mid to give out.

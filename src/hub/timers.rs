@@ -75,7 +75,7 @@ impl Hub {
         }
         if now.mono >= self.timers.next_housekeeping {
             self.timers.next_housekeeping = now.mono + HOUSEKEEPING_EVERY_US;
-            let before = |life: std::time::Duration| now.wall.saturating_sub(life.as_millis() as u64);
+            let before = |life: std::time::Duration| now.service.saturating_sub(life.as_millis() as u64);
             self.gather.queue(Change::ForgetReports { before: before(REPORT_LIFE), keep: REPORTS_MAX });
             self.gather.queue(Change::ForgetDoorLogBefore(before(DOOR_LOG_LIFE)));
         }

@@ -28,6 +28,11 @@ impl Lines {
         Lines { frame_max, rest: Vec::new(), handed_out: false }
     }
 
+    /// From the next line on frames may have at most so many bytes; what has come of a line counts against the new bound.
+    pub const fn set_frame_max(&mut self, frame_max: usize) {
+        self.frame_max = frame_max;
+    }
+
     /// The next frame, without its line end and the spaces around it; blank lines are passed over. Takes from `input` what
     /// it has used. `None`: all of `input` is used, and no buffer is held unless a line is incomplete.
     ///
@@ -71,7 +76,8 @@ impl Lines {
     /// just that size, and if they are not, the next other byte tells.
     fn keep(&mut self, part: &[u8]) -> Result<(), Overlong> {
         let part = if self.rest.is_empty() { part.trim_ascii_start() } else { part };
-        let kept = part.len().min(self.frame_max - self.rest.len());
+        // Nothing, where the bound was lowered below what is kept.
+        let kept = part.len().min(self.frame_max.saturating_sub(self.rest.len()));
         if !part[kept..].trim_ascii_start().is_empty() {
             return Err(Overlong);
         }
@@ -102,6 +108,21 @@ const METHOD_LETTERS_MAX: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_that_changes_holds_from_the_next_piece_on() {
+        let mut lines = Lines::new(4);
+        let mut input = &b"abc"[..];
+        assert_eq!(lines.next(&mut input), Ok(None));
+        lines.set_frame_max(6);
+        assert_eq!(lines.next(&mut &b"def\n"[..]), Ok(Some(&b"abcdef"[..])));
+        assert_eq!(lines.next(&mut &b"abcde"[..]), Ok(None));
+        lines.set_frame_max(3);
+        assert_eq!(lines.next(&mut &b"f\n"[..]), Err(Overlong));
+        // What has come is whole: it came under the old bound.
+        assert_eq!(lines.next(&mut &b"\n"[..]), Ok(Some(&b"abcde"[..])));
+        assert_eq!(lines.next(&mut &b"abcd\n"[..]), Err(Overlong));
+    }
     use crate::seeded::Seeded;
 
     /// All lines of `stream`, fed in chunks of the sizes that `size` gives, and whether it ended in [`Overlong`].

@@ -1,4 +1,8 @@
 //! The only place that asks the system what time it is: everybody else is told, so that tests can tell them.
+//!
+//! The monotonic clock rules deadlines, the wall clock what people see, and service time how long things live. A box with no
+//! battery starts in 1970; a clock that is set steps. Neither may end what lives or keep what is over (Protocol §4). While the
+//! machine is suspended the monotonic clock stands still, so service time does too: when it wakes, that is a step like any other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -29,68 +33,64 @@ pub fn mono_us() -> u64 {
     u64::try_from(mono().saturating_duration_since(begin).as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Service time: goes on through restarts, never back, whatever the wall clock does (Protocol §4).
-#[derive(Debug)]
-pub struct Clock {
-    /// The pair stored with the last commit before this start.
-    stored: Stamp,
-    /// The highest wall time ever committed, ms.
-    newest_stored: AtomicU64,
-    state: Mutex<ServiceTime>,
-}
-
-#[derive(Debug)]
-struct ServiceTime {
-    /// Service time minus monotonic time, ms.
-    offset: u64,
-    /// The wall clock and the monotonic clock as last read together, ms.
-    last_wall: u64,
-    last_mono: u64,
-    stepped: bool,
-}
-
 /// A wall clock that moved by this much more or less than the monotonic one was stepped.
 const STEP_MS: u64 = 1_000;
 /// The first step within this time after the start is the clock being set: the box has no battery for it.
 const SETTING_MS: u64 = 10 * 60 * 1_000;
 /// Service time is advanced by no more than this at once.
 const ADVANCE_MAX_MS: u64 = 30 * DAY_MS;
+/// Steps that the log tells of in [`LOGGED_EVERY_MS`]: a clock that jumps to and fro must not fill the disk.
+const LOGGED_MAX: u32 = 10;
+const LOGGED_EVERY_MS: u64 = 10 * 60 * 1_000;
+/// A wall clock that is behind the newest stored time by more than this is worth a warning: tokens end by that time, not by it.
+const BEHIND_MS: u64 = DAY_MS;
+
+/// The clocks of a server: reads them together, and keeps service time, which goes on through restarts and never back,
+/// whatever the wall clock does (Protocol §4).
+#[derive(Debug)]
+pub struct Clock {
+    /// The highest wall time ever committed, ms.
+    newest_stored: AtomicU64,
+    /// Of the wall clock, since the start.
+    steps: AtomicU64,
+    state: Mutex<ServiceTime>,
+}
 
 impl Clock {
-    /// Goes on from the pair stored with the last commit.
+    /// Goes on from the pair stored with the last commit. `newest_wall`: the highest wall time of any commit, ms.
     #[must_use]
-    pub fn new(stored: Stamp) -> Clock {
-        Clock::started(stored, wall_ms(), mono_us() / 1_000)
-    }
-
-    fn started(stored: Stamp, wall: u64, mono: u64) -> Clock {
-        let service = stored.service + elapsed(stored, wall);
-        let state = ServiceTime { offset: service.saturating_sub(mono), last_wall: wall, last_mono: mono, stepped: false };
-        Clock { stored, newest_stored: AtomicU64::new(stored.wall), state: Mutex::new(state) }
+    pub fn new(stored: Stamp, newest_wall: u64) -> Clock {
+        let (mono, wall) = (mono_us() / 1_000, wall_ms());
+        warn_if_behind(wall, newest_wall);
+        Clock {
+            newest_stored: AtomicU64::new(newest_wall.max(stored.wall)),
+            steps: AtomicU64::new(0),
+            state: Mutex::new(ServiceTime::start(stored, wall, mono)),
+        }
     }
 
     /// All three clocks.
     #[must_use]
     pub fn now(&self) -> Now {
-        let mono = mono_us();
-        let wall = wall_ms();
-        Now { mono, wall, service: self.service(wall, mono / 1_000) }
+        // Read under the lock: read before it, an earlier look could come in behind a later one.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut mono, mut wall) = (mono_us(), wall_ms());
+        if state.is_step(wall, mono / 1_000) {
+            // Perhaps this thread only lost the processor between the two looks.
+            (mono, wall) = (mono_us(), wall_ms());
+        }
+        let (service, step) = state.advance(wall, mono / 1_000);
+        drop(state);
+        if let Some(step) = step {
+            self.stepped(&step);
+        }
+        Now { mono, wall, service }
     }
 
-    fn service(&self, wall: u64, mono: u64) -> u64 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = state.last_wall + mono.saturating_sub(state.last_mono);
-        if wall.abs_diff(expected) >= STEP_MS {
-            log::warn!("clock_step from={} to={}", utc_text(expected), utc_text(wall));
-            if !state.stepped && mono <= SETTING_MS {
-                let since_stored = self.stored.service + elapsed(self.stored, wall);
-                state.offset = state.offset.max(since_stored.saturating_sub(mono));
-            }
-            state.stepped = true;
-        }
-        state.last_wall = wall;
-        state.last_mono = mono;
-        state.offset + mono
+    /// How often the wall clock was stepped, by a second or more, since the start.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
     }
 
     /// The wall clock for tokens: never below the newest stored, so that a clock set back revives none (Protocol §4).
@@ -102,6 +102,102 @@ impl Clock {
     /// A commit carried that wall time, ms.
     pub fn committed(&self, wall: u64) {
         self.newest_stored.fetch_max(wall, Ordering::Relaxed);
+    }
+
+    fn stepped(&self, step: &Step) {
+        let steps = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        if step.is_logged {
+            let (from, to, advanced_s) = (utc_text(step.from), utc_text(step.to), step.advanced / 1_000);
+            log::warn!("clock_step from={from} to={to} service_time_advanced_s={advanced_s} steps={steps}");
+            warn_if_behind(step.to, self.newest_stored.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// Who sets the clock right hears nothing of this again; who stored a wrong time once must know what it does, and how it is mended.
+fn warn_if_behind(wall: u64, newest_stored: u64) {
+    if wall.saturating_add(BEHIND_MS) < newest_stored {
+        let (now, newest) = (utc_text(wall), utc_text(newest_stored));
+        log::warn!(
+            "clock_behind now={now} newest_stored={newest} effect=tokens_are_judged_by_the_newest_stored action=\"set the clock; if it is \
+             right, stop porter and run: sqlite3 porter.db 'UPDATE meta SET newest_wall = 0, wall = 0'\""
+        );
+    }
+}
+
+/// Service time from what the two clocks say. Pure: it is told both.
+#[derive(Debug)]
+struct ServiceTime {
+    /// The pair stored with the last commit before this start.
+    stored: Stamp,
+    /// Service time minus monotonic time, ms.
+    offset: u64,
+    /// The wall clock and the monotonic clock as last read together, ms.
+    last_wall: u64,
+    last_mono: u64,
+    /// The first step has come.
+    stepped: bool,
+    /// Since when (monotonic, ms) so many steps were logged.
+    logged_since: u64,
+    logged: u32,
+}
+
+/// The wall clock moved by itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    /// Where it would have stood, ms.
+    from: u64,
+    /// Where it stands, ms.
+    to: u64,
+    /// By how much service time went on with it, ms.
+    advanced: u64,
+    /// Not too many were logged just before.
+    is_logged: bool,
+}
+
+impl ServiceTime {
+    fn start(stored: Stamp, wall: u64, mono: u64) -> ServiceTime {
+        let service = stored.service + elapsed(stored, wall);
+        ServiceTime {
+            stored,
+            offset: service.saturating_sub(mono),
+            last_wall: wall,
+            last_mono: mono,
+            stepped: false,
+            logged_since: mono,
+            logged: 0,
+        }
+    }
+
+    /// What the wall clock should say at that monotonic time, ms.
+    fn expected(&self, mono: u64) -> u64 {
+        self.last_wall.saturating_add(mono.saturating_sub(self.last_mono))
+    }
+
+    fn is_step(&self, wall: u64, mono: u64) -> bool {
+        wall.abs_diff(self.expected(mono)) >= STEP_MS
+    }
+
+    /// Service time at that time of the two clocks, ms, and the step that the wall clock made.
+    fn advance(&mut self, wall: u64, mono: u64) -> (u64, Option<Step>) {
+        let step = self.is_step(wall, mono).then(|| self.step(wall, mono));
+        self.last_wall = wall;
+        self.last_mono = mono;
+        (self.offset + mono, step)
+    }
+
+    fn step(&mut self, wall: u64, mono: u64) -> Step {
+        let before = self.offset;
+        if !std::mem::replace(&mut self.stepped, true) && mono <= SETTING_MS {
+            // From the pair before the start: what was committed since has the wrong wall time beside it.
+            let since_stored = self.stored.service + elapsed(self.stored, wall);
+            self.offset = self.offset.max(since_stored.saturating_sub(mono));
+        }
+        if mono.saturating_sub(self.logged_since) >= LOGGED_EVERY_MS {
+            (self.logged_since, self.logged) = (mono, 0);
+        }
+        self.logged = self.logged.saturating_add(1);
+        Step { from: self.expected(mono), to: wall, advanced: self.offset - before, is_logged: self.logged <= LOGGED_MAX }
     }
 }
 
@@ -144,6 +240,11 @@ mod tests {
 
     const DAY: u64 = DAY_MS;
 
+    /// Service time alone.
+    fn service(time: &mut ServiceTime, wall: u64, mono: u64) -> u64 {
+        time.advance(wall, mono).0
+    }
+
     #[test]
     fn service_time_goes_on_by_the_time_that_passed_while_down() {
         let stored = Stamp { service: 1_000_000, wall: 100 * DAY };
@@ -155,27 +256,66 @@ mod tests {
             (99 * DAY, 1_000_000),
             (0, 1_000_000),
         ] {
-            assert_eq!(Clock::started(stored, wall, 5).service(wall, 5), expected, "{wall}");
+            assert_eq!(ServiceTime::start(stored, wall, 5).advance(wall, 5), (expected, None), "{wall}");
         }
     }
 
     #[test]
     fn the_first_step_of_a_clock_that_began_in_1970_counts_what_passed_while_down() {
         let stored = Stamp { service: 1_000_000, wall: 20_000 * DAY };
-        let clock = Clock::started(stored, 0, 0);
-        assert_eq!(clock.service(60_000, 60_000), 1_060_000);
-        assert_eq!(clock.service(20_002 * DAY, 61_000), 1_000_000 + 2 * DAY);
-        assert_eq!(clock.service(20_012 * DAY, 62_000), 1_000_000 + 2 * DAY + 1_000, "a second step is none of its business");
+        let mut time = ServiceTime::start(stored, 0, 0);
+        assert_eq!(service(&mut time, 60_000, 60_000), 1_060_000);
+        let step = Step { from: 61_000, to: 20_002 * DAY, advanced: 2 * DAY - 61_000, is_logged: true };
+        assert_eq!(time.advance(20_002 * DAY, 61_000), (1_000_000 + 2 * DAY, Some(step)));
+        assert_eq!(service(&mut time, 20_012 * DAY, 62_000), 1_000_000 + 2 * DAY + 1_000, "a second step is none of its business");
     }
 
     #[test]
     fn steps_move_service_time_neither_back_nor_on() {
-        let clock = Clock::started(Stamp { service: 5 * DAY, wall: 100 * DAY }, 100 * DAY, 0);
-        assert_eq!(clock.service(90 * DAY, 1_000), 5 * DAY + 1_000);
-        assert_eq!(clock.service(100 * DAY, 2_000), 5 * DAY + 2_000);
-        let late = Clock::started(Stamp { service: 5 * DAY, wall: 100 * DAY }, 100 * DAY, 0);
-        assert_eq!(late.service(100 * DAY + SETTING_MS + 1, SETTING_MS + 1), 5 * DAY + SETTING_MS + 1);
-        assert_eq!(late.service(110 * DAY, SETTING_MS + 2), 5 * DAY + SETTING_MS + 2, "more than 10 minutes after the start");
+        let mut time = ServiceTime::start(Stamp { service: 5 * DAY, wall: 100 * DAY }, 100 * DAY, 0);
+        assert_eq!(service(&mut time, 90 * DAY, 1_000), 5 * DAY + 1_000);
+        assert_eq!(service(&mut time, 100 * DAY, 2_000), 5 * DAY + 2_000);
+        let mut late = ServiceTime::start(Stamp { service: 5 * DAY, wall: 100 * DAY }, 100 * DAY, 0);
+        assert_eq!(service(&mut late, 100 * DAY + SETTING_MS + 1, SETTING_MS + 1), 5 * DAY + SETTING_MS + 1);
+        assert_eq!(service(&mut late, 110 * DAY, SETTING_MS + 2), 5 * DAY + SETTING_MS + 2, "more than 10 minutes after the start");
+    }
+
+    /// Less than a second between two looks is no step: an hour of it, all in one direction, is how a clock is slewed.
+    #[test]
+    fn a_clock_that_is_slewed_does_not_step() {
+        let mut time = ServiceTime::start(Stamp::default(), DAY, 0);
+        for second in 1..=3_600 {
+            let (service, step) = time.advance(DAY + second * 1_000 + second / 2, second * 1_000);
+            assert_eq!((service, step), (second * 1_000, None));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_to_and_fro_is_counted_and_does_not_fill_the_log() {
+        let clock = Clock::new(Stamp::default(), 0);
+        let mut time = ServiceTime::start(Stamp::default(), DAY, 0);
+        let mut logged = 0;
+        for look in 1..=LOGGED_EVERY_MS {
+            let wall = DAY + look + if look % 2 == 0 { 0 } else { 2 * STEP_MS };
+            let (service, step) = time.advance(wall, look);
+            assert_eq!(service, look);
+            let step = step.unwrap();
+            logged += u32::from(step.is_logged);
+            clock.stepped(&step);
+        }
+        assert_eq!(logged, LOGGED_MAX + 1, "so many, and one when the time is over");
+        assert_eq!(clock.steps(), LOGGED_EVERY_MS);
+    }
+
+    #[test]
+    fn tokens_are_judged_by_the_newest_time_ever_stored() {
+        let ahead = wall_ms() + 100 * DAY;
+        assert_eq!(Clock::new(Stamp { service: 1, wall: 1 }, ahead).token_time_s(), ahead / 1_000);
+        let clock = Clock::new(Stamp::default(), 0);
+        assert!(clock.token_time_s() < ahead / 1_000);
+        clock.committed(ahead);
+        clock.committed(1);
+        assert_eq!(clock.token_time_s(), ahead / 1_000);
     }
 
     #[test]

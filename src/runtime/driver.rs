@@ -16,7 +16,8 @@ use futures::task::AtomicWaker;
 
 use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
 use crate::hub::links::Opening;
-use crate::hub::{Hub, Input, Now, takes_door_lane};
+use crate::hub::storage::Outcome;
+use crate::hub::{Hub, Input, Now, Options, takes_door_lane};
 use crate::limits::DELIVERIES_PER_TURN_MAX;
 use crate::names::{LinkId, Mid};
 use crate::protocol::encode;
@@ -73,6 +74,8 @@ pub(super) struct Core {
     language: Language,
     /// Taken out when the process ends.
     pub store: Option<StoreHandle>,
+    /// The wall time that the batch in flight carries, ms.
+    committing: u64,
     /// Who waits until the changes up to a count are committed.
     barriers: Vec<(u64, Arc<Answer>)>,
 }
@@ -205,8 +208,8 @@ fn turn(shared: &Shared) -> Turn {
     let mut deliveries = 0;
     for _ in 0..INPUTS_PER_TURN_MAX {
         let Some(input) = next_input(shared) else { break };
-        if let Input::Stored { .. } = input {
-            shared.clock.committed(now.wall);
+        if let Input::Stored { outcome: Outcome::Committed { .. }, .. } = input {
+            shared.clock.committed(core.committing);
         }
         deliveries += core.handle(now, input);
         if deliveries >= DELIVERIES_PER_TURN_MAX {
@@ -304,8 +307,15 @@ impl Core {
             spare: Vec::with_capacity(SPARE_BUFFERS),
             language,
             store: Some(store),
+            committing: 0,
             barriers: Vec::new(),
         }
+    }
+
+    /// From now on the hub decides by `options`, and errors read in `language`.
+    pub(super) fn reconfigure(&mut self, options: Options, language: Language) {
+        self.hub.reconfigure(options);
+        self.language = language;
     }
 
     /// A new link whose outlet needs no id.
@@ -384,7 +394,10 @@ impl Core {
                 }
             }
             Effect::Close(link, why) => self.close(link, why),
-            Effect::Commit(batch) => self.ask_store(|store| store.commit(batch)),
+            Effect::Commit(batch) => {
+                self.committing = batch.stamp.wall;
+                self.ask_store(|store| store.commit(batch));
+            }
             Effect::Read(request) => self.ask_store(|store| store.read(request)),
             Effect::TakeBlock => self.ask_store(StoreHandle::take_block),
         }

@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 use crate::hub::links::Opening;
 use crate::hub::status::{Counters, Load, Sizes};
 use crate::hub::storage::ReportLine;
-use crate::hub::{Hub, Input};
+use crate::hub::{Hub, Input, Options};
 use crate::limits::{DISK_HOLD_MAX, Limits};
 use crate::names::{Alias, LinkId, Mid, Topic, Transport};
 use crate::protocol::frame::{Reply, Request};
@@ -78,8 +78,8 @@ impl Handle {
     pub fn start(hub: Hub, limits: &Limits, language: Language, clock: Clock, store: StoreHandle, inbox: &Inbox) -> Handle {
         let drained = inbox.clone();
         let bounds = Arc::new(Bounds {
-            per_link: limits.outbox,
-            total: limits.outbox_total,
+            per_link: AtomicUsize::new(limits.outbox),
+            total: AtomicUsize::new(limits.outbox_total),
             held: AtomicUsize::new(0),
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
@@ -89,6 +89,12 @@ impl Handle {
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
         async_std::task::spawn(drive(Arc::clone(&shared)));
         Handle { shared }
+    }
+
+    /// From now on the hub decides by `options`, the outboxes keep its bounds, and errors read in `language`.
+    pub fn reconfigure(&self, options: Options, language: Language) {
+        self.shared.bounds.reconfigure(options.limits.outbox, options.limits.outbox_total);
+        self.shared.core().reconfigure(options, language);
     }
 
     /// A new TCP link.
@@ -202,6 +208,12 @@ impl Handle {
     #[must_use]
     pub fn token_time_s(&self) -> u64 {
         self.shared.clock.token_time_s()
+    }
+
+    /// How often the wall clock was stepped since the start.
+    #[must_use]
+    pub fn clock_steps(&self) -> u64 {
+        self.shared.clock.steps()
     }
 
     /// Ends the links whose claims no longer hold.

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod clock;
+pub mod current;
 pub mod driver;
 pub mod handle;
 pub mod keyring;

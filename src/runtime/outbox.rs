@@ -34,9 +34,9 @@ const DOOR_USER_TIMEOUT_MS: u32 = 5_000;
 /// What all outboxes share: their bounds, what they hold together, and whom to tell.
 pub(super) struct Bounds {
     /// Bytes one link may have waiting.
-    pub per_link: usize,
+    pub per_link: AtomicUsize,
     /// Bytes all links may have waiting.
-    pub total: usize,
+    pub total: AtomicUsize,
     /// Bytes that sockets have not taken.
     pub held: AtomicUsize,
     /// Door frames that grew too old in an outbox.
@@ -45,6 +45,24 @@ pub(super) struct Bounds {
     pub dropped: AtomicUsize,
     /// Told when a congested outbox has room again.
     pub drained: Box<dyn Fn(LinkId) + Send + Sync>,
+}
+
+impl Bounds {
+    /// Bytes one link, and bytes all links may have waiting from now on. Where more waits already nothing is dropped: it is written
+    /// as the peer takes it, and until then nothing is added.
+    pub(super) fn reconfigure(&self, per_link: usize, total: usize) {
+        self.per_link.store(per_link, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    fn per_link(&self) -> usize {
+        self.per_link.load(Ordering::Relaxed)
+    }
+
+    /// All links together have more waiting than they may.
+    fn is_exceeded(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.total.load(Ordering::Relaxed)
+    }
 }
 
 /// What waits for one link.
@@ -174,7 +192,7 @@ impl Outbox {
     /// The link may hand over its next batch; at once, or when its replies have been taken (Protocol §5).
     pub(super) fn make_ready(&self) {
         let mut state = self.state();
-        if state.waiting() > self.bounds.per_link && !state.closing {
+        if state.waiting() > self.bounds.per_link() && !state.closing {
             state.owes_ready = true;
         } else {
             drop(state);
@@ -209,7 +227,7 @@ impl Outbox {
 
     fn is_full(&self, state: &State) -> bool {
         let waiting = state.waiting();
-        waiting > self.bounds.per_link || (waiting > 0 && state.held > 0 && self.bounds.held.load(Ordering::Relaxed) > self.bounds.total)
+        waiting > self.bounds.per_link() || (waiting > 0 && state.held > 0 && self.bounds.is_exceeded())
     }
 
     /// Something that may be left out was left out.
@@ -234,7 +252,7 @@ impl Outbox {
     /// together are over theirs. Told apart from [`Outbox::is_full`] so that the two do not take turns without any byte moving.
     fn has_room(&self, state: &State) -> bool {
         let waiting = state.waiting();
-        waiting == 0 || (waiting <= self.bounds.per_link / 2 && self.bounds.held.load(Ordering::Relaxed) <= self.bounds.total)
+        waiting == 0 || (waiting <= self.bounds.per_link() / 2 && !self.bounds.is_exceeded())
     }
 
     /// Adds a door frame, ahead of all lines that are not being written. True: untouched so far.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::clock;
+use crate::runtime::current::Current;
 use crate::runtime::keyring::Keyring;
 use crate::server::network::Network;
 use crate::token::{Claims, Role};
@@ -28,12 +29,20 @@ const STRIKES_WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered for their bad tokens at once; over it those whose minute is over are forgotten, then all.
 const STRIKERS_MAX: usize = 10_000;
 
+/// By which settings a gate judges. A link is judged when it comes: new terms are for those that come later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateTerms {
+    /// `auth.devices`.
+    pub devices: DeviceAuth,
+    /// `auth.trusted_proxies`.
+    pub proxies: Vec<Network>,
+}
+
 /// Judges whoever comes, for all ports.
 #[derive(Debug)]
 pub struct Gate {
     keyring: Arc<Keyring>,
-    devices: DeviceAuth,
-    proxies: Vec<Network>,
+    terms: Current<GateTerms>,
     strikes: Mutex<HashMap<IpAddr, Strikes>>,
 }
 
@@ -44,10 +53,15 @@ struct Strikes {
 }
 
 impl Gate {
-    /// A gate for `auth.devices` and `auth.trusted_proxies`.
+    /// A gate that begins with these terms.
     #[must_use]
-    pub fn new(keyring: Arc<Keyring>, devices: DeviceAuth, proxies: Vec<Network>) -> Gate {
-        Gate { keyring, devices, proxies, strikes: Mutex::default() }
+    pub fn new(keyring: Arc<Keyring>, terms: GateTerms) -> Gate {
+        Gate { keyring, terms: Current::new(terms), strikes: Mutex::default() }
+    }
+
+    /// From now on judges by these terms.
+    pub fn reconfigure(&self, terms: GateTerms) {
+        self.terms.set(terms);
     }
 
     /// A device's link: its claims, or none where it needs no token.
@@ -55,7 +69,7 @@ impl Gate {
     /// # Errors
     /// `bad_token`: one is needed and missing, or the one given is not valid.
     pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
-        let needed = match self.devices {
+        let needed = match self.terms.get().devices {
             DeviceAuth::Private => !is_private(address),
             DeviceAuth::Token => true,
             DeviceAuth::Open => false,
@@ -116,7 +130,8 @@ impl Gate {
     /// where none can tell: then it is not private, whatever its address.
     #[must_use]
     pub fn origin(&self, peer: IpAddr, forwarded_for: &[&str], other_proxy_headers: bool) -> (IpAddr, bool) {
-        let is_proxy = |address: IpAddr| self.proxies.iter().any(|proxy| proxy.contains(address));
+        let terms = self.terms.get();
+        let is_proxy = |address: IpAddr| terms.proxies.iter().any(|proxy| proxy.contains(address));
         if !is_proxy(peer) {
             return (peer, !forwarded_for.is_empty() || other_proxy_headers);
         }
@@ -152,7 +167,7 @@ mod tests {
         // A folder that is not there: no token is valid, and none is asked for.
         let keyring = Keyring::open(std::path::Path::new("/nonexistent/porter"), Missing::Leave).unwrap();
         let proxies = ["127.0.0.1", "10.9.0.0/16"].map(|network| Network::parse(network).unwrap()).into();
-        let gate = Gate::new(Arc::new(keyring), DeviceAuth::Private, proxies);
+        let gate = Gate::new(Arc::new(keyring), GateTerms { devices: DeviceAuth::Private, proxies });
         for (peer, headers, other, address, is_foreign) in [
             ("192.168.1.5", &[][..], false, "192.168.1.5", false),
             ("192.168.1.5", &["127.0.0.1"], false, "192.168.1.5", true),

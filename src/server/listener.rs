@@ -145,15 +145,15 @@ pub struct ConnectionLimits {
 /// Who has how many connections. One instance serves all ports.
 #[derive(Debug)]
 pub struct Permits {
-    limits: ConnectionLimits,
     taken: Mutex<Taken>,
     /// Woken when the last permit is returned.
     emptied: AtomicWaker,
     counters: AcceptCounters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    limits: ConnectionLimits,
     total: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -183,20 +183,26 @@ impl Permits {
     /// All permits are free.
     #[must_use]
     pub fn new(limits: ConnectionLimits) -> Arc<Permits> {
-        Arc::new(Permits { limits, taken: Mutex::default(), emptied: AtomicWaker::new(), counters: AcceptCounters::default() })
+        let taken = Mutex::new(Taken { limits, total: 0, by_address: HashMap::new() });
+        Arc::new(Permits { taken, emptied: AtomicWaker::new(), counters: AcceptCounters::default() })
+    }
+
+    /// From now on these limits hold. Connections that are open stay, also when they are too many: newcomers wait for their end.
+    pub fn reconfigure(&self, limits: ConnectionLimits) {
+        self.taken().limits = limits;
     }
 
     /// A permit for a connection from `address`, or none, counted.
     #[must_use]
     pub fn take(self: &Arc<Permits>, address: IpAddr) -> Option<Permit> {
         let mut taken = self.taken();
-        if taken.total >= self.limits.connections {
+        if taken.total >= taken.limits.connections {
             self.counters.refused_total.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let address = Some(address.to_canonical()).filter(|address| !address.is_loopback());
         if let Some(address) = address {
-            if taken.by_address.get(&address).is_some_and(|open| *open >= self.limits.per_address) {
+            if taken.by_address.get(&address).is_some_and(|open| *open >= taken.limits.per_address) {
                 self.counters.refused_address.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
@@ -305,6 +311,20 @@ mod tests {
         drop(held);
         assert!(permits.take(address("192.0.2.1")).is_some());
         assert!(permits.taken().by_address.is_empty(), "an address without connections costs nothing");
+    }
+
+    #[test]
+    fn limits_that_change_hold_for_newcomers_only() {
+        let permits = permits(2, 1);
+        let first = permits.take(address("192.0.2.1")).unwrap();
+        permits.reconfigure(ConnectionLimits { connections: 3, per_address: 2 });
+        let second = permits.take(address("192.0.2.1")).unwrap();
+        permits.reconfigure(ConnectionLimits { connections: 1, per_address: 9 });
+        assert_eq!(permits.open_connections(), 2, "nobody is thrown out");
+        drop(second);
+        assert!(permits.take(address("192.0.2.1")).is_none());
+        drop(first);
+        assert!(permits.take(address("192.0.2.1")).is_some());
     }
 
     #[test]

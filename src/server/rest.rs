@@ -16,6 +16,7 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::Response;
 use crate::protocol::refusal::{Code, Language};
 use crate::runtime::clock;
+use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
 use crate::server::gate::Gate;
 use crate::server::http::{self, Admission, Departure, Request, Service};
@@ -34,10 +35,17 @@ pub struct RestOptions {
     pub handle: Handle,
     /// Judges tokens.
     pub gate: Arc<Gate>,
-    /// `advertise_host`; `None`: this machine's address as the asker reached it.
-    pub advertise_host: Option<String>,
     /// What `/info/servers` tells.
     pub ports: Ports,
+    /// What may change while the port is served.
+    pub terms: RestTerms,
+}
+
+/// By which settings requests are answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestTerms {
+    /// `advertise_host`; `None`: this machine's address as the asker reached it.
+    pub advertise_host: Option<String>,
     /// `rest.first_page`: the number of the first page.
     pub first_page: u64,
     /// `rest.error_status`: the status of every error; `None`: as the protocol lists them.
@@ -65,8 +73,6 @@ pub struct Ports {
 pub struct Rest {
     desk: Arc<Desk>,
     gate: Arc<Gate>,
-    error_status: Option<u16>,
-    frame_max: usize,
     router: tide::Server<Arc<Desk>>,
     /// What every request's URL is made from: the Host header never gets near it.
     base: Url,
@@ -76,10 +82,15 @@ impl Rest {
     /// A server with all its routes.
     #[must_use]
     pub fn new(options: RestOptions) -> Rest {
-        let RestOptions { handle, gate, advertise_host, ports, first_page, error_status, frame_max, language } = options;
-        let desk = Arc::new(Desk { handle, advertise_host, ports, first_page, language });
+        let RestOptions { handle, gate, ports, terms } = options;
+        let desk = Arc::new(Desk { handle, ports, terms: Current::new(terms) });
         let base = Url::parse("http://h/").expect("the text is a URL");
-        Rest { router: router(Arc::clone(&desk)), desk, gate, error_status, frame_max, base }
+        Rest { router: router(Arc::clone(&desk)), desk, gate, base }
+    }
+
+    /// From now on answers by these terms; a request that is being answered goes on with what it has looked at.
+    pub fn reconfigure(&self, terms: RestTerms) {
+        self.desk.terms.set(terms);
     }
 
     /// Whose request it is, and what its token says.
@@ -95,7 +106,7 @@ impl Rest {
 
     /// The answer with its headers, and its status where errors have one of their own.
     fn finish(&self, answered: Answered) -> Response {
-        let status = self.error_status.filter(|_| answered.status >= 400).unwrap_or(answered.status);
+        let status = self.desk.terms.get().error_status.filter(|_| answered.status >= 400).unwrap_or(answered.status);
         let response = Response::new(status, "application/json; charset=utf-8", answered.body)
             .header("Cache-Control", "no-store")
             .header("X-Content-Type-Options", "nosniff");
@@ -134,7 +145,7 @@ impl Service for Rest {
         let (address, checked) = self.check(head, peer);
         match checked {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(_) => Ok(Admission { body_limit: self.frame_max, departure: Departure::GoesOn }),
+            Ok(_) => Ok(Admission { body_limit: self.desk.terms.get().frame_max, departure: Departure::GoesOn }),
             Err(refusal) => {
                 let answered = self.desk.refused(refusal);
                 log_answer(route, head, address, answered.status, clock::mono());

@@ -8,7 +8,7 @@ use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::AsyncRead;
@@ -39,7 +39,8 @@ thread_local! {
 pub struct TcpServer {
     handle: Handle,
     gate: Arc<Gate>,
-    frame_max: usize,
+    /// `limits.frame`.
+    frame_max: AtomicUsize,
     /// Connections that began like an HTTP request: a browser was made to speak to this port.
     http_closed: AtomicU64,
 }
@@ -48,7 +49,16 @@ impl TcpServer {
     /// The server's options.
     #[must_use]
     pub fn new(handle: Handle, gate: Arc<Gate>, frame_max: usize) -> TcpServer {
-        TcpServer { handle, gate, frame_max, http_closed: AtomicU64::new(0) }
+        TcpServer { handle, gate, frame_max: AtomicUsize::new(frame_max), http_closed: AtomicU64::new(0) }
+    }
+
+    /// From now on frames may have at most so many bytes, also those of links that are open.
+    pub fn reconfigure(&self, frame_max: usize) {
+        self.frame_max.store(frame_max, Ordering::Relaxed);
+    }
+
+    fn frame_max(&self) -> usize {
+        self.frame_max.load(Ordering::Relaxed)
     }
 
     /// Connections closed because they spoke HTTP.
@@ -63,7 +73,7 @@ impl TcpServer {
         let Accepted { stream, peer, permit } = accepted;
         let mut connection = Connection {
             link: self.handle.open_tcp(stream, peer.ip()),
-            reader: Reader { lines: Lines::new(self.frame_max), kept: Vec::new(), used: 0, read_at: 0, begun: false, admitted: false },
+            reader: Reader { lines: Lines::new(self.frame_max()), kept: Vec::new(), used: 0, read_at: 0, begun: false, admitted: false },
             address: peer.ip(),
             server: Arc::clone(self),
             _permit: permit,
@@ -118,6 +128,7 @@ impl Connection {
                 if !self.reader.begun && self.is_http(bytes) {
                     return Poll::Ready(Read::Broken);
                 }
+                self.reader.lines.set_frame_max(self.server.frame_max());
                 let batch = self.reader.take(bytes);
                 if !batch.frames.is_empty() {
                     return Poll::Ready(Read::Batch(batch));

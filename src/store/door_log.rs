@@ -40,10 +40,10 @@ pub struct DoorLogPage {
     pub lines: Vec<DoorLine>,
 }
 
-/// Adds an entry. Written again, it keeps the result that it may have by then.
-pub(super) fn add(connection: &Connection, entry: &DoorEntry) -> Result<()> {
-    let sql = "INSERT OR IGNORE INTO door_log (id, at, room, user, alias, label, address, doors) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+/// Adds an entry, at a service time, ms. Written again, it keeps the result that it may have by then.
+pub(super) fn add(connection: &Connection, entry: &DoorEntry, service: u64) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO door_log (id, at, room, user, alias, label, address, doors, service) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     connection.prepare_cached(sql)?.execute((
         number(entry.id)?,
         number(entry.at)?,
@@ -53,6 +53,7 @@ pub(super) fn add(connection: &Connection, entry: &DoorEntry) -> Result<()> {
         entry.label.as_ref(),
         entry.address.as_ref(),
         entry.doors,
+        number(service)?,
     ))?;
     Ok(())
 }
@@ -64,9 +65,11 @@ pub(super) fn settle(connection: &Connection, id: u64, ok: bool, reason: Option<
     Ok(())
 }
 
-/// Forgets the entries from before that wall clock time, ms.
-pub(super) fn forget_before(connection: &Connection, at: u64) -> Result<()> {
-    connection.prepare_cached("DELETE FROM door_log WHERE at < ?1")?.execute((number(at)?,))?;
+/// Forgets the entries written before that service time, ms. Both it and the ids grow, so that it costs what it deletes.
+pub(super) fn forget_before(connection: &Connection, service: u64) -> Result<()> {
+    let sql = "DELETE FROM door_log WHERE id < coalesce(
+                   (SELECT id FROM door_log WHERE service >= ?1 ORDER BY id LIMIT 1), 9223372036854775807)";
+    connection.prepare_cached(sql)?.execute((number(service)?,))?;
     Ok(())
 }
 
@@ -138,7 +141,7 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         migrate::migrate(&connection, std::path::Path::new(""), 0).unwrap();
         for id in 1..=6 {
-            add(&connection, &entry(id, if id % 2 == 0 { "gate" } else { "garage" })).unwrap();
+            add(&connection, &entry(id, if id % 2 == 0 { "gate" } else { "garage" }), id * 100).unwrap();
         }
         connection
     }
@@ -157,7 +160,7 @@ mod tests {
         assert_eq!(ids(&connection, &DoorLogQuery { from: 20, to: 50, ..all.clone() }), (3, vec![4, 3, 2]));
         assert_eq!(ids(&connection, &DoorLogQuery { room: Some("gate".into()), skip: 1, ..all.clone() }), (3, vec![4, 2]));
         assert_eq!(ids(&connection, &DoorLogQuery { skip: u64::MAX, ..all.clone() }), (6, vec![]));
-        forget_before(&connection, 40).unwrap();
+        forget_before(&connection, 400).unwrap();
         assert_eq!(ids(&connection, &all), (3, vec![6, 5, 4]));
     }
 
@@ -166,7 +169,7 @@ mod tests {
         let connection = filled();
         settle(&connection, 6, false, Some("no_answer")).unwrap();
         settle(&connection, 5, true, None).unwrap();
-        add(&connection, &entry(6, "gate")).unwrap();
+        add(&connection, &entry(6, "gate"), 700).unwrap();
         let query = DoorLogQuery { from: 40, to: u64::MAX, room: None, skip: 0, count: 3 };
         let lines = read(&connection, &query).unwrap().lines;
         assert_eq!(lines[0], DoorLine { entry: entry(6, "gate"), ok: Some(false), reason: Some("no_answer".into()) });

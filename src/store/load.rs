@@ -15,7 +15,8 @@ use crate::store::{aliases, keys, meta};
 /// Deletes the endings whose message is gone, and the messages whose deliveries have all ended.
 pub(super) fn load(connection: &Connection, first_mid: Mid, take: &mut dyn FnMut(Restored)) -> Result<()> {
     let meta = meta::read(connection)?;
-    take(Restored::Counters { stamp: meta.stamp, next_alias: meta.next_alias, first_mid });
+    let (stamp, newest_wall, next_alias) = (meta.stamp, meta.newest_wall, meta.next_alias);
+    take(Restored::Counters { stamp, newest_wall, next_alias, first_mid });
 
     let mut known = HashSet::new();
     each_row(connection, aliases::ALL, "alias", &mut |row| {
@@ -158,7 +159,7 @@ mod tests {
         let mut all = Vec::new();
         scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
         let first_mid = Mid::new(1 << 40);
-        assert_eq!(all, [Restored::Counters { stamp: Stamp::default(), next_alias: AliasId(1), first_mid }]);
+        assert_eq!(all, [Restored::Counters { stamp: Stamp::default(), newest_wall: 0, next_alias: AliasId(1), first_mid }]);
     }
 
     #[test]
@@ -185,7 +186,12 @@ mod tests {
         scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
         let receivers = |list: &[(u64, Option<u16>)]| list.iter().map(|&(id, topic)| Owed { alias: AliasId(id), topic }).collect();
         let expected = [
-            Restored::Counters { stamp: Stamp { service: 200, wall: 5_002 }, next_alias: AliasId(100), first_mid: Mid::new(2 << 40) },
+            Restored::Counters {
+                stamp: Stamp { service: 200, wall: 5_002 },
+                newest_wall: 5_002,
+                next_alias: AliasId(100),
+                first_mid: Mid::new(2 << 40),
+            },
             Restored::Alias(door),
             Restored::Alias(phone),
             Restored::Alias(bare),

@@ -9,6 +9,8 @@ use crate::store::columns::{get_number, number};
 pub(super) struct Meta {
     /// Of the last commit.
     pub(super) stamp: Stamp,
+    /// The highest wall time of any commit, ms.
+    pub(super) newest_wall: u64,
     /// The next alias id to give out.
     pub(super) next_alias: AliasId,
     /// The newest block of mids that the database knows of.
@@ -17,18 +19,20 @@ pub(super) struct Meta {
 
 /// Reads the counters.
 pub(super) fn read(connection: &Connection) -> Result<Meta> {
-    connection.query_row("SELECT service, wall, next_alias, mid_block FROM meta", (), |row| {
+    connection.query_row("SELECT service, wall, next_alias, mid_block, newest_wall FROM meta", (), |row| {
         Ok(Meta {
             stamp: Stamp { service: get_number(row, 0)?, wall: get_number(row, 1)? },
             next_alias: AliasId(get_number(row, 2)?),
             mid_block: get_number(row, 3)?,
+            newest_wall: get_number(row, 4)?,
         })
     })
 }
 
 /// Stores the stamp and the counter of a batch.
 pub(super) fn save(connection: &Connection, stamp: Stamp, next_alias: AliasId, mid_block: u64) -> Result<()> {
-    let sql = "UPDATE meta SET service = max(service, ?1), wall = ?2, next_alias = max(next_alias, ?3), mid_block = max(mid_block, ?4)";
+    let sql = "UPDATE meta SET service = max(service, ?1), wall = ?2, newest_wall = max(newest_wall, ?2), \
+               next_alias = max(next_alias, ?3), mid_block = max(mid_block, ?4)";
     let values = (number(stamp.service)?, number(stamp.wall)?, number(next_alias.0)?, number(mid_block)?);
     connection.prepare_cached(sql)?.execute(values)?;
     Ok(())

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::store::fault::Fault;
 
 /// The steps in order: step n leads to version n. Never edited after a release.
-const STEPS: [&str; 1] = [include_str!("../../migrations/0001_init.sql")];
+const STEPS: [&str; 2] = [include_str!("../../migrations/0001_init.sql"), include_str!("../../migrations/0002_clock.sql")];
 
 /// The version that this program reads and writes.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
@@ -66,9 +66,32 @@ mod tests {
         scratch.edit(&format!("PRAGMA user_version = {}", KNOWN + 6));
         let fault = scratch.open().err().unwrap();
         assert!(matches!(fault, Fault::Newer { found, known: KNOWN, .. } if found == KNOWN + 6));
-        assert!(fault.to_string().contains("has version 7, but this porter knows versions up to 1"), "{fault}");
+        let text = format!("has version {}, but this porter knows versions up to {KNOWN}", KNOWN + 6);
+        assert!(fault.to_string().contains(&text), "{fault}");
         let kept: u32 = scratch.shell().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(kept, KNOWN + 6);
+    }
+
+    #[test]
+    fn what_an_older_version_stored_is_as_old_by_service_time_as_it_was_by_the_wall_clock() {
+        let connection = Connection::open_in_memory().unwrap();
+        apply(&connection, STEPS[0], 1).unwrap();
+        let old = "UPDATE meta SET service = 1000, wall = 50000;
+             INSERT INTO report VALUES (1, 'a', 'waiting', 49900), (2, 'a', 'waiting', 10), (3, 'a', 'waiting', 90000);
+             INSERT INTO door_log VALUES (1, 49900, 'r', '', '', '', '', 0, NULL, NULL);";
+        connection.execute_batch(old).unwrap();
+        migrate(&connection, Path::new(""), 1).unwrap();
+        let numbers = |sql: &str| {
+            let mut statement = connection.prepare(sql).unwrap();
+            statement.query_map((), |row| row.get::<_, i64>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers("SELECT newest_wall FROM meta"), [50_000]);
+        assert_eq!(
+            numbers("SELECT service FROM report ORDER BY mid"),
+            [900, 0, 1_000],
+            "none from before service time began, or ahead of it"
+        );
+        assert_eq!(numbers("SELECT service FROM door_log"), [900]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_b
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
     for change in changes {
-        apply(&transaction, &mut messages, change)?;
+        apply(&transaction, &mut messages, change, batch.stamp.service)?;
     }
     drop(messages);
     meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
@@ -68,7 +68,7 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64) -> Resul
     let mut messages = Messages::prepare(&transaction)?;
     for (index, change) in batch.changes.iter().enumerate() {
         // No savepoint: a statement that fails leaves nothing behind, and no change has one that can fail after another.
-        match apply(&transaction, &mut messages, change) {
+        match apply(&transaction, &mut messages, change, batch.stamp.service) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
                 refused.push(index);
@@ -82,7 +82,8 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64) -> Resul
     Ok(refused)
 }
 
-fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change) -> Result<()> {
+/// `service`: the service time of the batch, ms.
+fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change, service: u64) -> Result<()> {
     match change {
         Change::SaveMessage { message, receivers } => messages.save(message, receivers),
         Change::DeleteMessage(mid) => messages.delete(*mid),
@@ -93,12 +94,12 @@ fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change) 
         Change::Unsubscribe(alias, topic) => aliases::unsubscribe(connection, *alias, topic),
         Change::SaveKey(key) => keys::save(connection, key),
         Change::ForgetKeysBefore { at, mid } => keys::forget_before(connection, *at, *mid),
-        Change::SaveReport { mid, line } => reports::save(connection, *mid, line),
-        Change::CloseReport { mid, state, at } => reports::close(connection, *mid, *state, *at),
+        Change::SaveReport { mid, line } => reports::save(connection, *mid, line, service),
+        Change::CloseReport { mid, state, at } => reports::close(connection, *mid, *state, *at, service),
         Change::ForgetReports { before, keep } => reports::forget(connection, *before, *keep),
-        Change::LogDoor(entry) => door_log::add(connection, entry),
+        Change::LogDoor(entry) => door_log::add(connection, entry, service),
         Change::SettleDoor { id, ok, reason } => door_log::settle(connection, *id, *ok, reason.as_deref()),
-        Change::ForgetDoorLogBefore(at) => door_log::forget_before(connection, *at),
+        Change::ForgetDoorLogBefore(service) => door_log::forget_before(connection, *service),
     }
 }
 
@@ -169,11 +170,14 @@ mod tests {
         let mut database = scratch.open().unwrap();
         let line = |name: &str, state, at| ReportLine { alias: Alias::new(name).unwrap(), state, at };
         let save = |mid: u64, line| Change::SaveReport { mid: Mid::new(mid), line };
-        let mut changes: Vec<Change> = (1..=6).map(|mid| save(mid, line("a", DeliveryState::Waiting, mid * 10))).collect();
+        let waiting = |mid: u64| save(mid, line("a", DeliveryState::Waiting, mid * 10));
+        assert_eq!(database.commit(&batch(1, [1, 2].map(waiting).into())), committed());
+        // Written in the second batch, at service time 200.
+        let mut changes: Vec<Change> = (3..=6).map(waiting).collect();
         changes.push(save(6, line("b", DeliveryState::Acknowledged, 60)));
         changes.push(Change::CloseReport { mid: Mid::new(6), state: DeliveryState::Expired, at: 65 });
-        changes.push(Change::ForgetReports { before: 25, keep: 3 });
-        assert_eq!(database.commit(&batch(1, changes)), committed());
+        changes.push(Change::ForgetReports { before: 150, keep: 3 });
+        assert_eq!(database.commit(&batch(2, changes)), committed());
         database.close();
         let shell = scratch.shell();
         let mut statement = shell.prepare("SELECT mid || alias || state || at FROM report ORDER BY mid, alias").unwrap();
@@ -269,10 +273,11 @@ mod tests {
         let scratch = Scratch::new();
         let mut database = scratch.open().unwrap();
         database.commit(&batch(5, vec![]));
+        // The wall clock does go back, but not the newest it ever was.
         database.commit(&Batch { next_alias: AliasId(3), ..batch(2, vec![]) });
         let mut counters = Vec::new();
         database.load(&mut |restored| counters.push(restored)).unwrap();
-        let Restored::Counters { stamp, next_alias, .. } = counters[0] else { panic!("{counters:?}") };
-        assert_eq!((stamp.service, stamp.wall, next_alias), (500, 5_002, AliasId(100)));
+        let Restored::Counters { stamp, newest_wall, next_alias, .. } = counters[0] else { panic!("{counters:?}") };
+        assert_eq!((stamp.service, stamp.wall, newest_wall, next_alias), (500, 5_002, 5_005, AliasId(100)));
     }
 }

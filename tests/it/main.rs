@@ -12,6 +12,7 @@
 
 mod cli;
 mod clients;
+mod clock;
 mod crash;
 mod disk;
 mod door;
@@ -23,6 +24,7 @@ mod load;
 mod memory;
 mod nginx;
 mod porter;
+mod reload;
 mod rest;
 mod scenario;
 #[path = "../../src/seeded.rs"]

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::clients::{HttpAnswer, http};
 
 /// How long anything may take before a test has failed: generous, since machines are shared.
@@ -122,10 +124,15 @@ impl Porter {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// SIGTERM; the exit code, and how long it took.
     pub fn terminate(mut self) -> (Option<i32>, Duration) {
         let begin = Instant::now();
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
         (status.code(), begin.elapsed())
     }

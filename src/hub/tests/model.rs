@@ -90,7 +90,8 @@ impl Model {
 
     /// Tells a new hub everything, as the store does at the start.
     pub(in crate::hub) fn restore(&self, restorer: &mut Restorer<'_>, first_mid: Mid) {
-        restorer.take(Restored::Counters { stamp: self.stamp, next_alias: AliasId(self.next_alias), first_mid });
+        let (stamp, next_alias) = (self.stamp, AliasId(self.next_alias));
+        restorer.take(Restored::Counters { stamp, newest_wall: stamp.wall, next_alias, first_mid });
         self.aliases.values().for_each(|record| restorer.take(Restored::Alias(record.clone())));
         for (alias, topic) in &self.subscriptions {
             restorer.take(Restored::Subscription(*alias, topic.clone()));

@@ -14,20 +14,19 @@ use crate::protocol::decode;
 use crate::protocol::encode;
 use crate::protocol::frame::Reply;
 use crate::protocol::http::refusal::{HttpRefusal, status};
-use crate::protocol::refusal::{Code, Language};
+use crate::protocol::refusal::Code;
+use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
-use crate::server::rest::Ports;
 use crate::server::rest::page::Page;
 use crate::server::rest::routes::Endpoint;
+use crate::server::rest::{Ports, RestTerms};
 use crate::token::Claims;
 
 /// What all answers are made from.
 pub(super) struct Desk {
     pub(super) handle: Handle,
-    pub(super) advertise_host: Option<String>,
     pub(super) ports: Ports,
-    pub(super) first_page: u64,
-    pub(super) language: Language,
+    pub(super) terms: Current<RestTerms>,
 }
 
 /// One request whose token is good.
@@ -134,7 +133,7 @@ impl Desk {
     /// A refusal as the error frame.
     pub(super) fn refused(&self, refusal: HttpRefusal) -> Answered {
         let mut body = Vec::new();
-        encode::reply(&Reply::Error { refusal: refusal.refusal, num: None }, self.language, &mut body);
+        encode::reply(&Reply::Error { refusal: refusal.refusal, num: None }, self.terms.get().language, &mut body);
         Answered { status: refusal.status, body }
     }
 
@@ -144,7 +143,7 @@ impl Desk {
         let reply = self.handle.request(asked.address, asked.claims, request).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::new();
-        encode::reply(&reply, self.language, &mut body);
+        encode::reply(&reply, self.terms.get().language, &mut body);
         Answered { status, body }
     }
 
@@ -152,13 +151,17 @@ impl Desk {
         let sizes = self.handle.sizes();
         let counts =
             Counts { web_socket: sizes.web_socket, channel: sizes.channel, online_all: sizes.online_all, socket_io: sizes.socket_io };
-        json(&BTreeMap::from([(host(self.advertise_host.as_deref(), asked.local), counts)]))
+        json(&BTreeMap::from([(self.host(asked), counts)]))
     }
 
     fn servers(&self, asked: &Asked) -> Vec<u8> {
         let Ports { rest, websocket, socketio, tcp } = self.ports;
         let service = Service { rest, websocket, socket: socketio, push: tcp };
-        json(&Servers { service, host: &host(self.advertise_host.as_deref(), asked.local) })
+        json(&Servers { service, host: &self.host(asked) })
+    }
+
+    fn host(&self, asked: &Asked) -> String {
+        host(self.terms.get().advertise_host.as_deref(), asked.local)
     }
 
     fn status(&self, subject: &str) -> Result<Vec<u8>, HttpRefusal> {
@@ -171,7 +174,7 @@ impl Desk {
     }
 
     fn online(&self, subject: &str, asked: &Asked, transport: Transport) -> Result<Vec<u8>, HttpRefusal> {
-        let page = Page::read(subject, asked.query.as_deref(), self.first_page)?;
+        let page = Page::read(subject, asked.query.as_deref(), self.terms.get().first_page)?;
         let (total, aliases) = self.handle.online(transport, page.from, page.size);
         Ok(json(&AliasPage { total, list: aliases.iter().map(Alias::as_str).collect() }))
     }
