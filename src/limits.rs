@@ -85,6 +85,8 @@ pub const KEEPALIVE_PROBES: u32 = 3;
 
 /// An opening that is older than this is never handed on (Protocol §7).
 pub const OPENING_AGE_MAX: Duration = Duration::from_secs(5);
+/// The same in ms, as the kernel takes it: what it holds for a door dies with the connection then (Protocol §7).
+pub const DOOR_USER_TIMEOUT_MS: u32 = OPENING_AGE_MAX.as_millis() as u32;
 /// How long a door may take to answer an opening (Protocol §7).
 pub const DOOR_ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// How long a register, unregister or pull may hold its link while it waits for the disk (Protocol §6).

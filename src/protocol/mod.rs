@@ -6,3 +6,4 @@ pub mod frame;
 pub mod http;
 pub mod line;
 pub mod refusal;
+pub mod websocket;

@@ -18,7 +18,7 @@ use futures::task::AtomicWaker;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sockopt};
 
-use crate::limits::{DOOR_FRAMES_QUEUED_MAX, OPENING_AGE_MAX};
+use crate::limits::{DOOR_FRAMES_QUEUED_MAX, DOOR_USER_TIMEOUT_MS, OPENING_AGE_MAX};
 use crate::names::LinkId;
 use crate::runtime::clock;
 
@@ -28,8 +28,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(30);
 /// A buffer that has grown beyond this is not kept for reuse.
 const SPARE_BYTES_MAX: usize = 16 << 10;
-/// From the first opening on, what the kernel holds for a door dies with the connection after this (Protocol §7).
-const DOOR_USER_TIMEOUT_MS: u32 = 5_000;
 
 /// What all outboxes share: their bounds, what they hold together, and whom to tell.
 pub(super) struct Bounds {

@@ -19,12 +19,16 @@ use std::time::Duration;
 
 use async_std::net::TcpStream;
 use async_std::{future::timeout, task};
-use futures::FutureExt;
+use bytes::Bytes;
 use futures::future::{self, Either};
 use futures::io::{AsyncRead, AsyncWrite};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use rustix::net::sockopt;
 
 use crate::limits::{
-    HTTP_AHEAD_BYTES_MAX, HTTP_BODY_WAIT, HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_WAIT, HTTP_HEAD_WAIT, HTTP_IDLE_WAIT, HTTP_WRITE_WAIT,
+    DOOR_USER_TIMEOUT_MS, HTTP_AHEAD_BYTES_MAX, HTTP_BODY_WAIT, HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_WAIT, HTTP_HEAD_WAIT, HTTP_IDLE_WAIT,
+    HTTP_WRITE_WAIT,
 };
 use crate::protocol::http::Decoder;
 use crate::protocol::http::head::{Framing, Head};
@@ -32,7 +36,7 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
 use crate::runtime::shutdown::ShutdownSignal;
-use crate::server::listener::Accepted;
+use crate::server::listener::{Accepted, Permit};
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +50,7 @@ pub trait Service: Send + Sync + 'static {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response>;
 
     /// Answers a whole request. A panic in it is answered 500, and ends only this connection (G2).
-    fn respond(&self, request: Request) -> impl Future<Output = Response> + Send;
+    fn respond(&self, request: Request) -> impl Future<Output = Answer> + Send;
 
     /// The answer that carries a refusal of the framing, of a deadline, or after a panic: its status, and a body in the dialect of
     /// this port.
@@ -69,6 +73,51 @@ pub enum Departure {
     GoesOn,
     /// It is dropped at once: it only waits, such as a long poll (G11). A client that closes only its writing side has left too.
     Ends,
+}
+
+/// What a service makes of a request.
+pub enum Answer {
+    /// A response.
+    Whole(Response),
+    /// A response whose fate matters.
+    Watched {
+        /// The response.
+        response: Response,
+        /// Called once all of it is with the kernel; dropped uncalled where it never gets there.
+        written: Box<dyn FnOnce() + Send>,
+        /// It must be with the peer within that time, or the connection is cut: an opening is in it (Protocol §7).
+        within: Option<Duration>,
+    },
+    /// The connection changes to another protocol.
+    Switch {
+        /// The whole head of the 101.
+        head: Vec<u8>,
+        /// Takes the connection over, in a task of its own: what it awaited here would stay as large as an HTTP request.
+        take: Box<dyn FnOnce(Switched) + Send>,
+    },
+    /// A response whose body goes on until the stream, the peer or the server ends; its end is the connection's.
+    Stream {
+        /// Its head; it has no body of its own.
+        response: Response,
+        /// What follows, each item written as a whole within the time of one write.
+        body: BoxStream<'static, Bytes>,
+    },
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Answer {
+        Answer::Whole(response)
+    }
+}
+
+/// A connection that has left HTTP.
+pub struct Switched {
+    /// The socket.
+    pub stream: TcpStream,
+    /// What the peer has sent behind its head (G5).
+    pub rest: Vec<u8>,
+    /// To be held as long as the socket is open.
+    pub permit: Permit,
 }
 
 /// A whole request.
@@ -135,17 +184,22 @@ impl Options {
 /// Serves a connection until it ends. Its permit is held until then.
 pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) {
     // Named before the connection, so that it is returned after the socket is closed.
-    let Accepted { stream, peer, permit: _permit } = accepted;
+    let Accepted { stream, peer, permit } = accepted;
     let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
     let mut connection = Connection { stream, decoder: Decoder::new(), peer: peer.ip(), local, options: &options, service: &*service };
     while connection.wait().await.is_ok() {
         match Box::pin(connection.exchange()).await {
             // A client that sends ahead takes turns with the others.
-            Ok(Afterwards::Keep) if !connection.decoder.is_idle() => task::yield_now().await,
-            Ok(Afterwards::Keep) => {}
-            Ok(Afterwards::Close) => {
+            Ok(Next::Http(Afterwards::Keep)) if !connection.decoder.is_idle() => task::yield_now().await,
+            Ok(Next::Http(Afterwards::Keep)) => {}
+            Ok(Next::Http(Afterwards::Close)) => {
                 Box::pin(connection.linger()).await;
                 break;
+            }
+            Ok(Next::Switch(take)) => {
+                let Connection { stream, decoder, .. } = connection;
+                take(Switched { stream, rest: decoder.into_rest(), permit });
+                return;
             }
             Err(Gone) => break,
         }
@@ -164,6 +218,14 @@ struct Connection<'a, S> {
 /// The peer has left, does not read, or never sent anything: there is nobody to answer.
 #[derive(Debug)]
 struct Gone;
+
+/// What follows an answer.
+enum Next {
+    /// The next request, or the end.
+    Http(Afterwards),
+    /// Another protocol.
+    Switch(Box<dyn FnOnce(Switched) + Send>),
+}
 
 /// Why a request has no answer of its own.
 enum Failure {
@@ -187,34 +249,77 @@ impl<S: Service> Connection<'_, S> {
     }
 
     /// Reads and answers one request. `Close`: the answer is the connection's last.
-    async fn exchange(&mut self) -> Result<Afterwards, Gone> {
+    async fn exchange(&mut self) -> Result<Next, Gone> {
         match self.receive_and_answer().await {
-            Ok(afterwards) => Ok(afterwards),
+            Ok(next) => Ok(next),
             Err(Failure::Gone) => Err(Gone),
             Err(Failure::Refused(refusal)) => {
                 self.options.counters.refused.fetch_add(1, Ordering::Relaxed);
                 self.send(&self.service.refuse(refusal), Afterwards::Close, Part::All).await?;
-                Ok(Afterwards::Close)
+                Ok(Next::Http(Afterwards::Close))
             }
         }
     }
 
-    async fn receive_and_answer(&mut self) -> Result<Afterwards, Failure> {
+    async fn receive_and_answer(&mut self) -> Result<Next, Failure> {
         let head = self.read(self.options.head_wait, "head", Decoder::next_head).await?;
         self.options.counters.requests.fetch_add(1, Ordering::Relaxed);
         let part = if head.method() == "HEAD" { Part::Head } else { Part::All };
         let keeps_alive = head.keeps_alive();
         let admission = match catch_unwind(AssertUnwindSafe(|| self.service.admit(&head, self.peer))) {
             Ok(Ok(admission)) => admission,
-            Ok(Err(response)) => return self.decline(&head, &response, part).await,
+            Ok(Err(response)) => return self.decline(&head, &response, part).await.map(Next::Http),
             Err(_) => return Err(self.panicked()),
         };
         let body = self.read_body(admission.body_limit).await?;
         let request = Request { head, body, peer: self.peer, local: self.local };
-        let response = self.respond(request, admission.departure).await?;
+        let answer = self.respond(request, admission.departure).await?;
         let afterwards = self.afterwards(keeps_alive);
-        self.send(&response, afterwards, part).await?;
-        Ok(afterwards)
+        match answer {
+            Answer::Whole(response) => self.send(&response, afterwards, part).await?,
+            Answer::Watched { response, written, within } => {
+                self.send_within(&response, afterwards, part, within).await?;
+                written();
+            }
+            Answer::Switch { head, take } => {
+                self.write(&head, &[]).await?;
+                return Ok(Next::Switch(take));
+            }
+            Answer::Stream { response, body } => {
+                self.stream(&response, body, part).await?;
+                return Ok(Next::Http(Afterwards::Close));
+            }
+        }
+        Ok(Next::Http(afterwards))
+    }
+
+    /// Sends a response that has a time of its own; what the kernel holds of it dies with the connection then too.
+    async fn send_within(&mut self, response: &Response, afterwards: Afterwards, part: Part, within: Option<Duration>) -> Result<(), Gone> {
+        let Some(within) = within else { return self.send(response, afterwards, part).await };
+        // Refused only if the socket is gone, and then nothing is held for it.
+        let _ = sockopt::set_tcp_user_timeout(&self.stream, DOOR_USER_TIMEOUT_MS);
+        timeout(within, self.send(response, afterwards, part)).await.unwrap_or(Err(Gone))
+    }
+
+    /// Sends a head and then what the stream brings, as long as the peer takes it and stays.
+    async fn stream(&mut self, response: &Response, mut body: BoxStream<'static, Bytes>, part: Part) -> Result<(), Gone> {
+        let mut head = Vec::with_capacity(RESPONSE_HEAD_BYTES);
+        response.encode_unbounded_head(&mut head);
+        self.write(&head, &[]).await?;
+        if part == Part::Head {
+            return Ok(());
+        }
+        let mut ending = self.options.shutdown.begun();
+        loop {
+            let item = {
+                let gone = poll_fn(|cx| self.poll_departure(cx));
+                match future::select(body.next(), future::select(gone, &mut ending)).await {
+                    Either::Left((Some(item), _)) => item,
+                    _ => return Ok(()),
+                }
+            };
+            self.write(&item, &[]).await?;
+        }
     }
 
     /// Answers without the body. Where there is one the connection ends, for its bytes would be taken for the next request.
@@ -240,7 +345,7 @@ impl<S: Service> Connection<'_, S> {
         self.read(self.options.body_wait, "body", Decoder::next_body).await
     }
 
-    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Response, Failure> {
+    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Answer, Failure> {
         let service = self.service;
         let work = pin!(AssertUnwindSafe(async { service.respond(request).await }).catch_unwind());
         let outcome = match departure {
@@ -266,7 +371,7 @@ impl<S: Service> Connection<'_, S> {
     }
 
     /// Reads until `next` has its item, at most `wait`. `what` is named in the refusal.
-    async fn read<T>(&mut self, wait: Duration, what: &'static str, next: Next<T>) -> Result<T, Failure> {
+    async fn read<T>(&mut self, wait: Duration, what: &'static str, next: Take<T>) -> Result<T, Failure> {
         let reading = poll_fn(|cx| match ready!(self.poll_until(cx, |decoder| next(decoder).transpose())) {
             Ok(item) => Poll::Ready(item.map_err(Failure::Refused)),
             Err(Gone) => Poll::Ready(Err(Failure::Gone)),
@@ -346,7 +451,7 @@ impl<S: Service> Connection<'_, S> {
     }
 }
 
-type Next<T> = fn(&mut Decoder) -> Result<Option<T>, HttpRefusal>;
+type Take<T> = fn(&mut Decoder) -> Result<Option<T>, HttpRefusal>;
 
 /// Which part of a response is sent: to HEAD the head alone.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
 use crate::server::gate::Gate;
-use crate::server::http::{self, Admission, Departure, Request, Service};
+use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
 use crate::server::listener::{Listener, Permits};
 use crate::server::rest::answers::{Answered, Asked, Desk};
 use crate::server::rest::routes::{Endpoint, Miss, ROUTES, Route};
@@ -154,12 +154,12 @@ impl Service for Rest {
         }
     }
 
-    async fn respond(&self, request: Request) -> Response {
+    async fn respond(&self, request: Request) -> Answer {
         let Request { head, body, peer, local } = request;
         let began = clock::mono();
         let route = match routes::find(head.method(), head.path()) {
             Ok(route) => route,
-            Err(miss) => return self.missed(miss, peer),
+            Err(miss) => return self.missed(miss, peer).into(),
         };
         // Once more, for the token may have ended while the body came.
         let (address, checked) = self.check(&head, peer);
@@ -172,7 +172,7 @@ impl Service for Rest {
             Err(refusal) => self.desk.refused(refusal),
         };
         log_answer(route, &head, address, answered.status, began);
-        self.finish(answered)
+        self.finish(answered).into()
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {

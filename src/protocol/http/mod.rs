@@ -125,6 +125,12 @@ impl Decoder {
         self.input.len() - self.taken
     }
 
+    /// What was pushed behind the last request: the connection goes on in another protocol.
+    #[must_use]
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.input.split_off(self.taken)
+    }
+
     fn take_head(&mut self) -> Result<Option<Head>, HttpRefusal> {
         let Some(end) = self.find_head_end()? else {
             return Ok(None);

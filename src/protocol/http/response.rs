@@ -60,7 +60,25 @@ impl Response {
     /// Appends the head, its blank line included. Names given in lower case go out in their usual case (G13); a header whose name or
     /// value can't stand in a line is left out.
     pub fn encode_head(&self, afterwards: Afterwards, out: &mut Vec<u8>) {
-        // Writing to a Vec can't fail.
+        self.encode_headers(out);
+        if self.has_length() {
+            // Writing to a Vec can't fail.
+            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
+        }
+        if afterwards == Afterwards::Close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// The same for a response whose body has no end that is known: it ends with the connection.
+    pub fn encode_unbounded_head(&self, out: &mut Vec<u8>) {
+        self.encode_headers(out);
+        out.extend_from_slice(b"Connection: close\r\n\r\n");
+    }
+
+    /// The status line and the response's own headers.
+    fn encode_headers(&self, out: &mut Vec<u8>) {
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
             if is_name(name) && is_value(value) && !FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name)) {
@@ -70,13 +88,6 @@ impl Response {
                 out.extend_from_slice(b"\r\n");
             }
         }
-        if self.has_length() {
-            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
-        }
-        if afterwards == Afterwards::Close {
-            out.extend_from_slice(b"Connection: close\r\n");
-        }
-        out.extend_from_slice(b"\r\n");
     }
 
     /// 204 and 304 have no body by their definition, and so no length.

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::mpsc;
 
+use futures::AsyncWriteExt;
 use futures::channel::oneshot;
 
 use super::*;
@@ -23,7 +24,7 @@ struct Probe {
     events: mpsc::SyncSender<&'static str>,
     /// What `/gate` waits for.
     gate: std::sync::Mutex<Option<oneshot::Receiver<()>>>,
-    large: bytes::Bytes,
+    large: Bytes,
 }
 
 /// Tells the test that a handler's future is gone.
@@ -45,7 +46,7 @@ impl Service for Probe {
         }
     }
 
-    async fn respond(&self, request: Request) -> Response {
+    async fn respond(&self, request: Request) -> Answer {
         let path = request.head.path();
         if path == "/panic" {
             panic!("asked for by the test");
@@ -59,15 +60,56 @@ impl Service for Probe {
             std::mem::forget(dropped);
         }
         if path == "/large" {
-            return Response::new(200, "application/octet-stream", self.large.clone());
+            return Response::new(200, "application/octet-stream", self.large.clone()).into();
+        }
+        if let Some(answer) = self.special(path) {
+            return answer;
         }
         let mut body = format!("{} {} ", request.head.method(), request.head.target()).into_bytes();
         body.extend(request.body);
-        Response::new(200, "text/plain", body)
+        Response::new(200, "text/plain", body).into()
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {
         Response::new(refusal.status, "text/plain", format!("{:?} {}", refusal.refusal.code, refusal.refusal.field))
+    }
+}
+
+impl Probe {
+    /// Answers that are more than a response.
+    fn special(&self, path: &str) -> Option<Answer> {
+        let events = self.events.clone();
+        let response = Response::new(200, "text/plain", "seen");
+        Some(match path {
+            "/fate" => Answer::Watched { response, written: Box::new(move || events.send("written").unwrap()), within: None },
+            "/fate-in-time" => {
+                let response = Response::new(200, "application/octet-stream", self.large.clone());
+                let dropped = Dropped(events);
+                Answer::Watched { response, written: Box::new(move || std::mem::forget(dropped)), within: Some(SHORT) }
+            }
+            "/switch" => Answer::Switch {
+                head: b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(),
+                take: Box::new(move |switched| {
+                    task::spawn(async move {
+                        let Switched { stream, rest, permit } = switched;
+                        let mut echo = b"rest:".to_vec();
+                        echo.extend(rest);
+                        AsyncWriteExt::write_all(&mut &stream, &echo).await.unwrap();
+                        drop((stream, permit));
+                    });
+                }),
+            },
+            "/stream" => {
+                let dropped = Dropped(events);
+                let first = futures::stream::iter([Bytes::from_static(b"one "), Bytes::from_static(b"two ")]);
+                let rest = futures::stream::pending().map(move |item| {
+                    let _held = &dropped;
+                    item
+                });
+                Answer::Stream { response: Response::new(200, "multipart/x-mixed-replace", ""), body: first.chain(rest).boxed() }
+            }
+            _ => return None,
+        })
     }
 }
 
@@ -520,9 +562,67 @@ fn the_future_of_a_connection_is_small() {
     let stream: async_std::net::TcpStream = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
     let permit = server.permits.take(Ipv4Addr::LOCALHOST.into()).unwrap();
     let (events, _) = mpsc::sync_channel(1);
-    let probe = Arc::new(Probe { events, gate: std::sync::Mutex::new(None), large: bytes::Bytes::new() });
+    let probe = Arc::new(Probe { events, gate: std::sync::Mutex::new(None), large: Bytes::new() });
     let accepted = Accepted { stream, peer: server.address, permit };
     let bytes = size_of_val(&serve(accepted, server.options.clone(), probe));
     assert!(bytes <= 600, "{bytes} bytes");
     drop(server.switch);
+}
+
+#[test]
+fn the_fate_of_a_watched_answer_is_told() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    client.send("GET /fate HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.receive().ends_with("\r\n\r\nseen"));
+    server.expect_event("written");
+}
+
+#[test]
+fn an_answer_with_a_time_of_its_own_is_cut_off_at_its_end() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    // 32 MiB: more than the kernel takes for a client that does not read.
+    client.send("GET /fate-in-time HTTP/1.1\r\nHost: a\r\n\r\n");
+    server.expect_event("dropped");
+    server.expect_all_closed();
+}
+
+#[test]
+fn a_connection_that_switches_takes_the_bytes_behind_its_head_along() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    client.send("GET /switch HTTP/1.1\r\nHost: a\r\n\r\nearly bird");
+    let mut all = String::new();
+    client.stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "HTTP/1.1 101 Switching Protocols\r\n\r\nrest:early bird");
+    server.expect_all_closed();
+}
+
+#[test]
+fn a_stream_goes_on_until_its_reader_leaves() {
+    let server = Server::usual();
+    let mut client = server.connect();
+    client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut seen = String::new();
+    while !seen.ends_with("one two ") {
+        seen.push_str(&client.receive_bytes(1));
+    }
+    assert!(seen.starts_with("HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace\r\nConnection: close\r\n\r\n"), "{seen}");
+    drop(client);
+    server.expect_event("dropped");
+    server.expect_all_closed();
+}
+
+#[test]
+fn a_stream_ends_with_the_server() {
+    let mut server = Server::usual();
+    let mut client = server.connect();
+    client.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    while !client.receive_bytes(1).ends_with('o') {}
+    server.switch.take().unwrap().begin();
+    server.expect_event("dropped");
+    let mut rest = String::new();
+    client.stream.read_to_string(&mut rest).unwrap();
+    server.expect_all_closed();
 }
