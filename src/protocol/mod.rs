@@ -6,4 +6,5 @@ pub mod frame;
 pub mod http;
 pub mod line;
 pub mod refusal;
+pub mod room;
 pub mod websocket;
