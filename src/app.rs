@@ -25,11 +25,13 @@ use crate::reload::{self, Parts, ReadSettings};
 use crate::runtime::clock::Clock;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
+use crate::runtime::pictures::DoorPictures;
 use crate::runtime::shutdown::{ShutdownSignal, shutdown};
 use crate::server::gate::Gate;
 use crate::server::http;
 use crate::server::listener::{Listener, Permits, raise_descriptor_limit};
 use crate::server::rest::{self, Ports, Rest, RestOptions};
+use crate::server::rooms::{self, Rooms, RoomsOptions};
 use crate::server::tcp::TcpServer;
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
@@ -50,6 +52,7 @@ const PANICS_LOGGED_MAX: usize = 100;
 enum Fault {
     Store(store::fault::Fault),
     Keyring(crate::runtime::keyring::Fault),
+    Pictures(std::io::Error),
     Bind { what: &'static str, address: SocketAddr, source: std::io::Error },
     Signals(std::io::Error),
 }
@@ -59,6 +62,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::Store(fault) => fault.fmt(f),
             Fault::Keyring(fault) => fault.fmt(f),
+            Fault::Pictures(source) => write!(f, "can't use the folder pictures in the data folder: {source}; make it writable"),
             Fault::Bind { what, address, source } => {
                 write!(f, "can't listen on {address}: {source}; stop what uses that port, or set another {what}")
             }
@@ -108,14 +112,17 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
     let tcp = listen(&config, "tcp.port", config.tcp_port)?;
     let rest = listen(&config, "rest.port", config.rest_port)?;
-    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr() };
+    let websocket = listen(&config, "websocket.port", config.websocket_port)?;
+    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), websocket: websocket.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
     let terms = Arc::new(http::Options::new(signal.clone()));
     log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server), Arc::clone(&terms));
     serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
+    let rooms = Arc::new(Rooms::new(RoomsOptions { handle: handle.clone(), gate: Arc::clone(&gate), terms: reload::room_terms(&config) }));
+    serve_rooms(websocket, &permits, Arc::new(http::Options::new(signal.clone())), Arc::clone(&rooms));
     let answers = Arc::new(Rest::new(rest_options(&config, &addresses, handle.clone(), Arc::clone(&gate))));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
-    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers };
+    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, rooms };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
     watch_keyring(Arc::clone(&keyring), handle.clone());
@@ -157,7 +164,9 @@ fn start_hub(config: &Config) -> Result<(Handle, Arc<Keyring>), Fault> {
     let (stamp, newest_wall) = load(&mut store, &mut hub)?;
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
-    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
+    let pictures = Arc::new(DoorPictures::open(&config.data_dir, reload::picture_bounds(config)).map_err(Fault::Pictures)?);
+    let clock = Clock::new(stamp, newest_wall);
+    let handle = Handle::start(hub, &config.limits, config.language, clock, store, pictures, &inbox);
     Ok((handle, keyring))
 }
 
@@ -193,6 +202,7 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
 struct Addresses {
     tcp: SocketAddr,
     rest: SocketAddr,
+    websocket: SocketAddr,
 }
 
 fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fault> {
@@ -208,13 +218,21 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
 }
 
 fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Arc<Gate>) -> RestOptions {
-    let ports =
-        Ports { rest: addresses.rest.port(), websocket: config.websocket_port, socketio: config.socketio_port, tcp: addresses.tcp.port() };
+    let ports = Ports {
+        rest: addresses.rest.port(),
+        websocket: addresses.websocket.port(),
+        socketio: config.socketio_port,
+        tcp: addresses.tcp.port(),
+    };
     RestOptions { handle, gate, ports, terms: reload::rest_terms(config) }
 }
 
 fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, answers: Arc<Rest>) {
     async_std::task::spawn(rest::serve(listener, Arc::clone(permits), terms, answers));
+}
+
+fn serve_rooms(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, rooms: Arc<Rooms>) {
+    async_std::task::spawn(rooms::serve(listener, Arc::clone(permits), terms, rooms));
 }
 
 /// Once an hour a line in the log by which an installer sees how the site does.
@@ -285,6 +303,7 @@ fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
     let mut text = format!("Porter {} is ready.\n", env!("CARGO_PKG_VERSION"));
     text += &format!("  controllers   tcp://{}\n", addresses.tcp);
     text += &format!("  management    http://{}\n", addresses.rest);
+    text += &format!("  rooms         ws://{}\n", addresses.websocket);
     if let Some(keyring) = first {
         text += &first_token(keyring, &config.data_dir);
     }

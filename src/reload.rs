@@ -14,9 +14,12 @@ use crate::config::{Config, Effective};
 use crate::hub;
 use crate::hub::access::Openers;
 use crate::runtime::handle::Handle;
+use crate::runtime::pictures;
 use crate::server::gate::{Gate, GateTerms};
 use crate::server::listener::{ConnectionLimits, Permits};
+use crate::server::origin::OriginRule;
 use crate::server::rest::{Rest, RestTerms};
+use crate::server::rooms::{RoomTerms, Rooms};
 use crate::server::tcp::TcpServer;
 
 /// Reads the settings from all their places again, as at the start. The error names every mistake with its place.
@@ -34,6 +37,8 @@ pub struct Parts {
     pub tcp: Arc<TcpServer>,
     /// RestServer.
     pub rest: Arc<Rest>,
+    /// WebSocketServer.
+    pub rooms: Arc<Rooms>,
 }
 
 /// What the hub decides by.
@@ -64,6 +69,24 @@ pub fn rest_terms(config: &Config) -> RestTerms {
         frame_max: config.limits.frame,
         language: config.language,
     }
+}
+
+/// From which web pages a browser may come.
+#[must_use]
+pub fn origin_rule(config: &Config) -> OriginRule {
+    OriginRule { advertise_host: config.advertise_host.clone(), origins: config.origins.clone() }
+}
+
+/// What rooms go by.
+#[must_use]
+pub fn room_terms(config: &Config) -> RoomTerms {
+    RoomTerms { origins: origin_rule(config), frame_max: config.websocket_frame, language: config.language }
+}
+
+/// How many pictures the door log keeps.
+#[must_use]
+pub fn picture_bounds(config: &Config) -> pictures::Bounds {
+    pictures::Bounds { bytes: config.door_pictures, life: config.door_picture_life }
 }
 
 /// SIGHUP from now on. Before this is called it ends the process, so call it early: what comes before [`start`] waits for that.
@@ -138,11 +161,13 @@ impl Reloader {
 
     /// Can't fail: the values are whole, and nobody is asked.
     fn apply(&self, config: &Config) {
-        let Parts { handle, gate, permits, tcp, rest } = &self.parts;
+        let Parts { handle, gate, permits, tcp, rest, rooms } = &self.parts;
         gate.reconfigure(gate_terms(config));
         permits.reconfigure(connection_limits(config));
         tcp.reconfigure(config.limits.frame);
         rest.reconfigure(rest_terms(config));
+        rooms.reconfigure(room_terms(config));
+        handle.keep_pictures(picture_bounds(config));
         handle.reconfigure(hub_options(config), config.language);
     }
 }

@@ -6,5 +6,6 @@ mod ending;
 mod links;
 pub(super) mod model;
 mod publish;
+mod rooms;
 pub(super) mod scene;
 mod storing;

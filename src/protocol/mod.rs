@@ -5,6 +5,7 @@ pub mod encode;
 pub mod frame;
 pub mod http;
 pub mod line;
+pub mod multipart;
 pub mod refusal;
 pub mod room;
 pub mod websocket;

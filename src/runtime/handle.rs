@@ -9,18 +9,24 @@ use async_std::net::TcpStream;
 use futures::channel::oneshot;
 
 use crate::hub::links::Opening;
+use crate::hub::rooms::Picture;
 use crate::hub::status::{Counters, Load, Sizes};
 use crate::hub::storage::ReportLine;
 use crate::hub::{Hub, Input, Options};
 use crate::limits::{DISK_HOLD_MAX, Limits};
-use crate::names::{Alias, LinkId, Mid, Topic, Transport};
+use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport};
 use crate::protocol::frame::{Reply, Request};
 use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::protocol::room::{RoomFrame, RoomKind, RoomPath};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
 use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
+use crate::runtime::picture_slot::PictureSlot;
+use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
+use crate::runtime::room_outbox::{Pace, RoomOutbox};
 use crate::store::StoreHandle;
+use crate::store::door_log::{DoorLogPage, DoorLogQuery};
 use crate::token::Claims;
 
 /// The hub, for those who talk to it. Cheap to clone.
@@ -45,6 +51,20 @@ pub struct TcpLink {
     shared: Arc<Shared>,
     id: LinkId,
     outbox: Arc<Outbox>,
+}
+
+/// A member of a WebSocket room; dropping it tells the hub that it is gone.
+pub struct RoomLink {
+    shared: Arc<Shared>,
+    id: LinkId,
+    outbox: Arc<RoomOutbox>,
+}
+
+/// An HTTP request that sees the pictures of a room; dropping it tells the hub that it is gone.
+pub struct PictureStream {
+    shared: Arc<Shared>,
+    id: LinkId,
+    slot: Arc<PictureSlot>,
 }
 
 /// The inputs of a hub that does not run yet: what the store reports goes through it.
@@ -75,8 +95,16 @@ impl Default for Inbox {
 impl Handle {
     /// Starts the hub's task.
     #[must_use]
-    pub fn start(hub: Hub, limits: &Limits, language: Language, clock: Clock, store: StoreHandle, inbox: &Inbox) -> Handle {
-        let drained = inbox.clone();
+    pub fn start(
+        hub: Hub,
+        limits: &Limits,
+        language: Language,
+        clock: Clock,
+        store: StoreHandle,
+        pictures: Arc<DoorPictures>,
+        inbox: &Inbox,
+    ) -> Handle {
+        let (drained, took) = (inbox.clone(), inbox.clone());
         let bounds = Arc::new(Bounds {
             per_link: AtomicUsize::new(limits.outbox),
             total: AtomicUsize::new(limits.outbox_total),
@@ -84,8 +112,10 @@ impl Handle {
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             drained: Box::new(move |link| drained.submit(Input::Drained(link))),
+            took: Box::new(move |link| took.submit(Input::RoomTook(link))),
         });
-        let shared = Arc::new(Shared::new(Core::new(hub, language, store), clock, bounds));
+        let core = Core::new(hub, language, store, pictures, Arc::clone(&bounds));
+        let shared = Arc::new(Shared::new(core, clock, bounds));
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
         async_std::task::spawn(drive(Arc::clone(&shared)));
         Handle { shared }
@@ -107,6 +137,81 @@ impl Handle {
         core.connect(id, Outlet::Line(Arc::clone(&outbox)));
         drop(core);
         TcpLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// A new member of a room.
+    #[must_use]
+    pub fn open_room(&self, stream: TcpStream, address: IpAddr, claims: Option<Arc<Claims>>, path: &RoomPath) -> RoomLink {
+        let pace = if path.key.kind == RoomKind::OneToMany { Pace::NewestPicture } else { Pace::All };
+        let opening = Opening { transport: Transport::WebSocket, address, claims };
+        let bounds = Arc::clone(&self.shared.bounds);
+        let mut made = None;
+        let outlet = |id| {
+            let outbox = made.insert(Arc::new(RoomOutbox::new(id, stream, pace, bounds)));
+            Outlet::Room(Arc::clone(outbox))
+        };
+        let (id, ()) = self.shared.open_with(opening, outlet, |hub, now, id, fx| hub.enter_room(now, id, path, fx));
+        let outbox = made.expect("every new link is given its outlet");
+        RoomLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// A picture that came by POST, as if from a door of the room.
+    pub fn post_picture(&self, room: &RoomName, picture: RoomFrame) {
+        self.shared.act(|hub, now, fx| hub.post_picture(now, room, picture, fx));
+    }
+
+    /// The newest picture of a room, and its age in seconds.
+    #[must_use]
+    pub fn picture(&self, room: &RoomName) -> Option<(Picture, u64)> {
+        let picture = self.shared.core().hub.picture(room)?.clone();
+        let age = clock::mono_us().saturating_sub(picture.since) / 1_000_000;
+        Some((picture, age))
+    }
+
+    /// The pictures of a room, from the newest on; `None`: there is none.
+    #[must_use]
+    pub fn watch_pictures(&self, address: IpAddr, claims: Option<Arc<Claims>>, room: &RoomName) -> Option<PictureStream> {
+        let slot = Arc::new(PictureSlot::default());
+        let outlet = |_| Outlet::Pictures(Arc::clone(&slot));
+        let opening = Opening { transport: Transport::Rest, address, claims };
+        let (id, watches) = self.shared.open_with(opening, outlet, |hub, now, id, fx| hub.watch_room(now, id, room, fx));
+        let stream = PictureStream { shared: Arc::clone(&self.shared), id, slot };
+        watches.then_some(stream)
+    }
+
+    /// A page of the door log, and for each of its entries whether it has a picture.
+    ///
+    /// # Errors
+    /// `unavailable`: the store can't be read or has too much to do.
+    pub async fn door_log(&self, query: DoorLogQuery) -> Result<(DoorLogPage, Vec<bool>), Refusal> {
+        let (reply, page) = oneshot::channel();
+        let pictures = {
+            let core = self.shared.core();
+            match &core.store {
+                Some(store) => drop(store.door_log(query, move |page| drop(reply.send(page)))),
+                None => drop(reply),
+            }
+            Arc::clone(&core.pictures)
+        };
+        match page.await {
+            Ok(Ok(page)) => {
+                let has = page.lines.iter().map(|line| pictures.has(line.entry.id)).collect();
+                Ok((page, has))
+            }
+            _ => Err(Refusal::new(Code::Unavailable, "")),
+        }
+    }
+
+    /// From now on the door log keeps so many pictures.
+    pub fn keep_pictures(&self, bounds: pictures::Bounds) {
+        self.shared.core().pictures.reconfigure(bounds);
+    }
+
+    /// The picture of an entry of the door log.
+    pub async fn door_picture(&self, id: u64) -> Option<KeptPicture> {
+        let pictures = Arc::clone(&self.shared.core().pictures);
+        // Files are read on a thread of their own: a disk may be slow.
+        async_std::task::spawn_blocking(move || pictures.read(id)).await
     }
 
     /// One request over REST, from the frame to its answer; `unavailable` if the process ends before there is one. If the caller
@@ -297,6 +402,78 @@ impl TcpLink {
 }
 
 impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+}
+
+impl RoomLink {
+    /// Waits until the member may hand over a batch, and takes that right. Also when the hub has ended it.
+    pub async fn ready(&self) {
+        self.outbox.credit.take().await;
+    }
+
+    /// Hands over what the member sent, in order, after [`RoomLink::ready`]; without frames only a sign of life.
+    pub fn submit(&self, frames: Vec<RoomFrame>, pong: bool) {
+        self.shared.submit(Input::RoomFrames { link: self.id, frames, pong });
+    }
+
+    /// Hands over a door's result, after [`RoomLink::ready`].
+    pub fn submit_answer(&self, answer: Request) {
+        self.shared.submit(Input::Frames { link: self.id, frames: vec![answer], at: clock::mono_us() });
+    }
+
+    /// Sends whole control frames, ahead of what waits.
+    pub fn answer(&self, control: Vec<u8>) {
+        self.outbox.answer(control);
+    }
+
+    /// Ends the link with that close code, behind what waits.
+    pub fn close(&self, code: u16) {
+        if self.outbox.close(code, false) {
+            self.outbox.flush();
+        }
+    }
+
+    /// Ends the link with these control frames, behind what waits: the answer to the peer's close.
+    pub fn finish(&self, control: Vec<u8>) {
+        self.outbox.finish(control);
+    }
+
+    /// It is no member any longer, though its socket may still be open for its last frames.
+    pub fn leave(&self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+
+    /// Its socket, to read from.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        self.outbox.stream()
+    }
+
+    /// Whether it has been ended.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.outbox.is_closing()
+    }
+}
+
+impl Drop for RoomLink {
+    fn drop(&mut self) {
+        // What still waits for it must not keep the socket open.
+        self.outbox.cut();
+        self.shared.submit(Input::Gone(self.id));
+    }
+}
+
+impl PictureStream {
+    /// Waits for the next picture; `None`: the hub has ended the stream.
+    pub async fn next(&self) -> Option<RoomFrame> {
+        self.slot.next().await
+    }
+}
+
+impl Drop for PictureStream {
     fn drop(&mut self) {
         self.shared.submit(Input::Gone(self.id));
     }

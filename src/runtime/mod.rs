@@ -2,10 +2,14 @@
 
 pub mod answer;
 pub mod clock;
+mod credit;
 pub mod current;
 pub mod driver;
 pub mod handle;
 pub mod keyring;
 pub mod logger;
 pub mod outbox;
+mod picture_slot;
+pub mod pictures;
+mod room_outbox;
 pub mod shutdown;

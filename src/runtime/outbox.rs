@@ -43,6 +43,8 @@ pub(super) struct Bounds {
     pub dropped: AtomicUsize,
     /// Told when a congested outbox has room again.
     pub drained: Box<dyn Fn(LinkId) + Send + Sync>,
+    /// Told now and then that the full outbox of a member of a room moves.
+    pub took: Box<dyn Fn(LinkId) + Send + Sync>,
 }
 
 impl Bounds {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::protocol::http::head::Head;
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::clock;
 use crate::runtime::current::Current;
@@ -69,8 +70,21 @@ impl Gate {
     /// # Errors
     /// `bad_token`: one is needed and missing, or the one given is not valid.
     pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
+        self.admit_from(address, is_private(address), token, now_s)
+    }
+
+    /// A device's HTTP request, perhaps through proxies: whose it is, and its claims as [`Gate::admit`] gives them.
+    pub fn admit_request(&self, head: &Head, peer: IpAddr, token: Option<&str>, now_s: u64) -> (IpAddr, Result<Option<Claims>, Refusal>) {
+        let named = |wanted: &'static str| head.headers().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
+        let forwarded_for: Vec<&str> = named("x-forwarded-for").map(|(_, value)| value).collect();
+        let others = ["forwarded", "x-real-ip", "via"].into_iter().any(|name| named(name).next().is_some());
+        let (address, is_foreign) = self.origin(peer, &forwarded_for, others);
+        (address, self.admit_from(address, is_private(address) && !is_foreign, token, now_s))
+    }
+
+    fn admit_from(&self, address: IpAddr, is_private: bool, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
         let needed = match self.terms.get().devices {
-            DeviceAuth::Private => !is_private(address),
+            DeviceAuth::Private => !is_private,
             DeviceAuth::Token => true,
             DeviceAuth::Open => false,
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clients::{Client, http};
-use crate::porter::{Folder, Porter, command, manage_token, run};
+use crate::porter::{FREE_PORTS, Folder, Porter, command, manage_token, run};
 
 /// A server ends within this after SIGTERM (Protocol §9, the command line's promise), and what a busy machine may add.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ fn err(output: &Output) -> &str {
 /// Runs `porter serve` where it must not start: what it said.
 #[track_caller]
 fn expect_no_start(folder: &Folder, flags: &[&str]) -> String {
-    let output = command(folder, &["serve", "--tcp-port", "0", "--rest-port", "0"], flags).output().unwrap();
+    let output = command(folder, &[&["serve"], FREE_PORTS].concat(), flags).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     assert_eq!(out(&output), "");
     err(&output).to_owned()
@@ -62,11 +62,7 @@ fn a_token_stands_alone_on_the_standard_output_and_works_at_once() {
 fn the_first_start_prints_a_token_that_works_and_later_ones_none() {
     let folder = Folder::new();
     let start = || {
-        let mut child = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(&folder, &["serve"], FREE_PORTS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.contains("http://")).unwrap();
         let rest = line.rsplit('/').next().unwrap().to_owned();

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::clients::Client;
-use crate::porter::{Folder, Porter, command};
+use crate::porter::{FREE_PORTS, Folder, Porter, command};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Within this time a publish that can't be kept is refused: at once, and what a busy machine may add; well before the 5 s of a
@@ -83,7 +83,7 @@ pub fn limit_files(porter: &Porter, bytes: Option<u64>) {
 
 /// The server. The shell has the signal ignored that would end it at the limit: the write then fails, as on a broken disk.
 pub fn start(folder: &Folder) -> Porter {
-    let porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+    let porter = command(folder, &["serve"], FREE_PORTS);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());
     shell.current_dir(folder.path());

@@ -26,6 +26,7 @@ mod nginx;
 mod porter;
 mod reload;
 mod rest;
+mod rooms;
 mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]

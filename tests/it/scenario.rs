@@ -140,15 +140,17 @@ impl Server {
     /// SIGKILL, and a start on the same folder and ports.
     fn kill_and_start(&mut self) {
         let porter = self.porter.take().unwrap();
-        let ports = [porter.tcp.port().to_string(), porter.rest.port().to_string()];
+        let ports = [porter.tcp, porter.rest, porter.websocket].map(|address| address.port().to_string());
         porter.kill();
-        self.porter = Some(Porter::start_with(&self.folder, &["--tcp-port", &ports[0], "--rest-port", &ports[1]]));
+        self.porter =
+            Some(Porter::start_with(&self.folder, &["--tcp-port", &ports[0], "--rest-port", &ports[1], "--websocket-port", &ports[2]]));
     }
 
     /// A text of the document with this server's ports in place of the default ones.
     fn localised(&self, text: &str) -> String {
         let porter = self.porter();
-        text.replace("9900", &porter.rest.port().to_string()).replace("9800", &porter.tcp.port().to_string())
+        let ports = [("9900", porter.rest), ("9800", porter.tcp), ("9000", porter.websocket)];
+        ports.iter().fold(text.to_owned(), |text, (port, address)| text.replace(port, &address.port().to_string()))
     }
 }
 
