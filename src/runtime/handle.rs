@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 use crate::hub::links::Opening;
 use crate::hub::rooms::Picture;
 use crate::hub::status::{Counters, Load, Sizes};
-use crate::hub::storage::ReportLine;
+use crate::hub::storage::{DoorEntry, ReportLine};
 use crate::hub::{Hub, Input, Options};
 use crate::limits::{DISK_HOLD_MAX, Limits};
 use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport};
@@ -26,7 +26,7 @@ use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
 use crate::runtime::room_outbox::{Pace, RoomOutbox};
 use crate::store::StoreHandle;
-use crate::store::door_log::{DoorLogPage, DoorLogQuery};
+use crate::store::door_log::{DoorLine, DoorLogQuery};
 use crate::token::Claims;
 
 /// The hub, for those who talk to it. Cheap to clone.
@@ -65,6 +65,63 @@ pub struct PictureStream {
     shared: Arc<Shared>,
     id: LinkId,
     slot: Arc<PictureSlot>,
+}
+
+/// Which part of the door log is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLogPart {
+    /// Not before this wall clock time, ms.
+    pub from: u64,
+    /// Before this wall clock time, ms.
+    pub to: u64,
+    /// Only this R.
+    pub room: Option<RoomName>,
+    /// How many of the newest to leave out.
+    pub skip: usize,
+    /// At most so many entries.
+    pub count: usize,
+}
+
+/// An entry of the door log with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownDoor {
+    /// Its number.
+    pub id: u64,
+    /// When: wall clock, ms.
+    pub at: u64,
+    /// R.
+    pub room: Box<str>,
+    /// U.
+    pub user: Box<str>,
+    /// The opener's alias; may be empty.
+    pub alias: Box<str>,
+    /// The label of the opener's token; may be empty.
+    pub label: Box<str>,
+    /// The opener's address.
+    pub address: Box<str>,
+    /// Doors that were reached.
+    pub doors: u32,
+    /// Whether one opened; `None` until that is known.
+    pub ok: Option<bool>,
+    /// Why not.
+    pub reason: Option<Box<str>>,
+    /// Whether a picture is kept of it.
+    pub has_picture: bool,
+}
+
+impl ShownDoor {
+    fn new(line: DoorLine, has_picture: impl Fn(u64) -> bool) -> ShownDoor {
+        let DoorLine { entry: DoorEntry { id, at, room, user, alias, label, address, doors }, ok, reason } = line;
+        ShownDoor { id, at, room, user, alias, label, address, doors, ok, reason, has_picture: has_picture(id) }
+    }
+}
+
+impl From<DoorLogPart> for DoorLogQuery {
+    fn from(part: DoorLogPart) -> DoorLogQuery {
+        let DoorLogPart { from, to, room, skip, count } = part;
+        let room = room.map(|room| room.as_str().into());
+        DoorLogQuery { from, to, room, skip: skip as u64, count: u32::try_from(count).unwrap_or(u32::MAX) }
+    }
 }
 
 /// The inputs of a hub that does not run yet: what the store reports goes through it.
@@ -173,33 +230,29 @@ impl Handle {
     pub fn watch_pictures(&self, address: IpAddr, claims: Option<Arc<Claims>>, room: &RoomName) -> Option<PictureStream> {
         let slot = Arc::new(PictureSlot::default());
         let outlet = |_| Outlet::Pictures(Arc::clone(&slot));
-        let opening = Opening { transport: Transport::Rest, address, claims };
+        let opening = Opening { transport: Transport::WebSocket, address, claims };
         let (id, watches) = self.shared.open_with(opening, outlet, |hub, now, id, fx| hub.watch_room(now, id, room, fx));
         let stream = PictureStream { shared: Arc::clone(&self.shared), id, slot };
         watches.then_some(stream)
     }
 
-    /// A page of the door log, and for each of its entries whether it has a picture.
+    /// A page of the door log, newest first: how many entries fit on all pages, and those on this one.
     ///
     /// # Errors
     /// `unavailable`: the store can't be read or has too much to do.
-    pub async fn door_log(&self, query: DoorLogQuery) -> Result<(DoorLogPage, Vec<bool>), Refusal> {
+    pub async fn door_log(&self, part: DoorLogPart) -> Result<(u64, Vec<ShownDoor>), Refusal> {
         let (reply, page) = oneshot::channel();
         let pictures = {
             let core = self.shared.core();
             match &core.store {
-                Some(store) => drop(store.door_log(query, move |page| drop(reply.send(page)))),
+                Some(store) => drop(store.door_log(part.into(), move |page| drop(reply.send(page)))),
                 None => drop(reply),
             }
             Arc::clone(&core.pictures)
         };
-        match page.await {
-            Ok(Ok(page)) => {
-                let has = page.lines.iter().map(|line| pictures.has(line.entry.id)).collect();
-                Ok((page, has))
-            }
-            _ => Err(Refusal::new(Code::Unavailable, "")),
-        }
+        let Ok(Ok(page)) = page.await else { return Err(Refusal::new(Code::Unavailable, "")) };
+        let shown = |line: DoorLine| ShownDoor::new(line, |id| pictures.has(id));
+        Ok((page.total, page.lines.into_iter().map(shown).collect()))
     }
 
     /// From now on the door log keeps so many pictures.

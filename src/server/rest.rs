@@ -26,6 +26,7 @@ use crate::server::rest::routes::{Endpoint, Miss, ROUTES, Route};
 use crate::token::Claims;
 
 mod answers;
+mod door_log;
 mod page;
 mod routes;
 
@@ -107,9 +108,13 @@ impl Rest {
     /// The answer with its headers, and its status where errors have one of their own.
     fn finish(&self, answered: Answered) -> Response {
         let status = self.desk.terms.get().error_status.filter(|_| answered.status >= 400).unwrap_or(answered.status);
-        let response = Response::new(status, "application/json; charset=utf-8", answered.body)
+        let response = Response::new(status, answered.content_type, answered.body)
             .header("Cache-Control", "no-store")
             .header("X-Content-Type-Options", "nosniff");
+        let response = match answered.file_name {
+            Some(name) => response.header("Content-Disposition", format!("attachment; filename=\"{name}\"")),
+            None => response,
+        };
         if status == 401 { response.header("WWW-Authenticate", "Bearer") } else { response }
     }
 
@@ -211,7 +216,7 @@ async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide
 }
 
 /// The parameters of paths other than the token; no path has two.
-const SUBJECTS: [&str; 3] = ["alias", "page", "mid"];
+const SUBJECTS: [&str; 4] = ["alias", "page", "mid", "id"];
 /// The router and the table disagree: a fault of ours.
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 

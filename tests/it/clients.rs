@@ -264,10 +264,13 @@ impl WebSocket {
         let length = match head[1] {
             126 => self.read_number::<2>(),
             127 => self.read_number::<8>(),
-            short => usize::from(short),
+            short => Some(usize::from(short)),
         };
-        let mut payload = vec![0; length];
-        self.read(&mut payload).expect("the connection ends within a frame");
+        let mut payload = vec![0; length.unwrap_or_default()];
+        // A connection that is cut may end within a frame.
+        if length.is_none() || self.read(&mut payload).is_none() {
+            return Heard::End;
+        }
         match head[0] & 0xf {
             1 => Heard::Text(String::from_utf8(payload).unwrap()),
             2 => Heard::Binary(payload),
@@ -278,10 +281,10 @@ impl WebSocket {
         }
     }
 
-    fn read_number<const N: usize>(&mut self) -> usize {
+    fn read_number<const N: usize>(&mut self) -> Option<usize> {
         let mut bytes = [0; N];
-        self.read(&mut bytes).unwrap();
-        bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
+        self.read(&mut bytes)?;
+        Some(bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Option<()> {

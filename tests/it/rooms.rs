@@ -41,7 +41,7 @@ impl Site {
         loop {
             let answer = client.ask_json(r#"{"t":7}"#);
             let found = [&answer["One2OneSize"], &answer["One2ManySize"], &answer["Many2ManySize"]].map(|size| size.as_u64().unwrap());
-            let sizes = self.get("/info").json()["127.0.0.1"]["webSocketSize"].as_u64().unwrap();
+            let sizes = self.get("/info").json().as_object().unwrap().values().next().unwrap()["webSocketSize"].as_u64().unwrap();
             if (found, sizes) == (counts, members) {
                 return;
             }
@@ -190,7 +190,8 @@ fn a_sender_in_a_group_waits_for_its_receivers_and_one_that_takes_nothing_is_clo
         }
     };
     assert!(matches!(end, Heard::Close(1013) | Heard::End), "{end:?}");
-    sender.join().unwrap().expect_nothing();
+    let mut sender = sender.join().unwrap();
+    sender.expect_nothing();
     site.await_counts([0, 0, 1], 2);
 }
 
@@ -521,7 +522,7 @@ fn a_thousand_joins_and_leaves_leave_nothing_behind() {
         let mut guest = site.room("/capture-x/1");
         if round % 10 == 0 {
             guest.send(0x88, &1000_u16.to_be_bytes());
-            guest.expect_close(1000);
+            while !matches!(guest.hear(), Heard::Close(1000)) {}
         }
         if round % 100 == 0 {
             door.send_binary(b"\xff\xd8\xffx");
@@ -548,4 +549,186 @@ fn names_that_bite_are_names_and_reach_logs_and_pages_harmlessly() {
     opener.send(r#"{"t":8,"r":"<script>alert(1)</script>","u":"v"}"#);
     page.expect_text(r#"{"t":8,"r":"<script>alert(1)</script>","u":"v"}"#);
     assert!(!site.porter.log().contains('\u{1b}'));
+}
+
+#[test]
+fn the_door_log_tells_who_opened_what_with_the_newest_picture() {
+    let site = Site::start(&[]);
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    opener.send(r#"{"t":8,"r":"capture-x","u":"=1+1"}"#);
+    opener.expect(r#"{"t":-8,"r":"capture-x","u":"=1+1","ok":false,"reason":"no_door"}"#);
+    let mut door = site.room("/capture-x/0");
+    door.send_binary(JPEG);
+    while site.rooms_http("GET /capture-x/1", b"").status != 200 {}
+    opener.send(r#"{"t":8,"r":"capture-x","u":"門"}"#);
+    door.expect_text(r#"{"t":8,"r":"capture-x","u":"門"}"#);
+    door.send_text(r#"{"t":-8,"r":"capture-x","u":"門","ok":true}"#);
+    opener.expect(r#"{"t":-8,"r":"capture-x","u":"門","ok":true}"#);
+    opener.send(r#"{"t":8,"r":"gate","u":""}"#);
+    opener.line();
+    let log = site.get("/info/doorLog/1").json();
+    let list = log["list"].as_array().unwrap();
+    assert_eq!((log["total"].as_u64(), list.len()), (Some(3), 3));
+    let picture = list[1]["picture"].as_str().unwrap().to_owned();
+    assert_eq!(picture, format!("/info/doorPicture/{}", list[1]["id"].as_str().unwrap()));
+    let by = json!({"alias": "ann", "label": "", "address": "127.0.0.1"});
+    for (entry, r, u, doors, ok, reason) in [
+        (&list[0], "gate", "", 0, false, json!("no_door")),
+        (&list[1], "capture-x", "門", 1, true, json!(null)),
+        (&list[2], "capture-x", "=1+1", 0, false, json!("no_door")),
+    ] {
+        let told = json!({"r": entry["r"], "u": entry["u"], "by": entry["by"], "doors": entry["doors"], "ok": entry["ok"], "reason": entry["reason"]});
+        assert_eq!(told, json!({"r": r, "u": u, "by": by, "doors": doors, "ok": ok, "reason": reason}));
+    }
+    assert!(list[0]["picture"].is_null() && list[2]["picture"].is_null());
+    // The picture as it was, also when the room shows another.
+    door.send_binary(b"\xff\xd8\xffanother");
+    let shown = site.rest_bytes(&picture);
+    assert!(shown.0.contains("Content-Type: image/jpeg") && shown.1 == JPEG, "{}", shown.0);
+    assert_eq!(site.get("/info/doorPicture/1").status, 404);
+    assert_eq!(site.get("/info/doorPicture/x").status, 400);
+    // Filters, pages, and the table for a spreadsheet.
+    let at = list[1]["at"].as_u64().unwrap();
+    let total = |query: &str| site.get_with("/info/doorLog/1", query).json()["total"].as_u64().unwrap();
+    assert_eq!(
+        (total("r=capture-x"), total("r=gate"), total("r=x"), total(&format!("to={at}")), total(&format!("from={at}"))),
+        (2, 1, 0, 1, 2)
+    );
+    let second = site.get_with("/info/doorLog/2", "size=2").json();
+    assert_eq!((second["total"].as_u64(), &second["list"][0]["u"], second["list"].as_array().unwrap().len()), (Some(3), &json!("=1+1"), 1));
+    let csv = site.get_with("/info/doorLog/1", "format=csv");
+    assert!(
+        csv.head.contains("text/csv; charset=utf-8") && csv.body.contains(",capture-x,'=1+1,ann,,127.0.0.1,0,false,no_door,\r\n"),
+        "{}",
+        csv.body
+    );
+    // With a restart all is still there.
+    let Site { folder, porter, token } = site;
+    porter.kill();
+    let site = Site { porter: crate::porter::Porter::start(&folder), folder, token };
+    assert_eq!(site.rest_bytes(&picture).1, JPEG);
+    assert_eq!(site.get("/info/doorLog/1").json()["list"][1]["picture"], json!(picture));
+}
+
+/// A proxy that can stop forwarding and go on, as a network that hangs.
+struct Proxy {
+    address: std::net::SocketAddr,
+    stopped: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Proxy {
+    fn before(server: std::net::SocketAddr) -> Proxy {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopped = std::sync::Arc::new(AtomicBool::new(false));
+        let flag = std::sync::Arc::clone(&stopped);
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(server).unwrap();
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                    let flag = std::sync::Arc::clone(&flag);
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 4_096];
+                        loop {
+                            // What is not read stays with the kernels, as in a network that hangs.
+                            while flag.load(Ordering::Relaxed) {
+                                std::thread::sleep(Duration::from_millis(5));
+                            }
+                            match from.read(&mut buffer) {
+                                Ok(read) if read > 0 && to.write_all(&buffer[..read]).is_ok() => {}
+                                _ => break,
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Proxy { address, stopped }
+    }
+
+    fn stop(&self, stops: bool) {
+        self.stopped.store(stops, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
+    let site = Site::start(&[]);
+    let proxy = Proxy::before(site.porter.websocket);
+    let mut door = WebSocket::connect(proxy.address, "/r/1/door");
+    let mut caller = site.room("/r/0/phone");
+    caller.send_text("hello");
+    door.expect_text("hello");
+    // The caller is a door of the room as well, by its d=0; the room's opener is told what came of it.
+    let mut far = WebSocket::connect(proxy.address, "/capture-r/0");
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    far.expect_nothing();
+    let mut phone = site.room("/capture-r/1");
+    proxy.stop(true);
+    // Frames of a phone fill what the kernels hold for the door, so that the opening stays with Porter.
+    let picture = vec![3; 256 << 10];
+    for _ in 0..64 {
+        phone.send_binary(&picture);
+    }
+    phone.expect_nothing();
+    let begin = Instant::now();
+    opener.send(r#"{"t":8,"r":"capture-r","u":"late"}"#);
+    opener.expect(r#"{"t":-8,"r":"capture-r","u":"late","ok":false,"reason":"no_answer"}"#);
+    while begin.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    proxy.stop(false);
+    loop {
+        match far.hear() {
+            Heard::Binary(_) => {}
+            Heard::Text(text) => panic!("an opening that is 10 s old was handed on: {text}"),
+            _ => break,
+        }
+        far.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        if far.stream.peek(&mut [0]).is_err() {
+            break;
+        }
+    }
+    opener.expect_nothing();
+    caller.expect_nothing();
+}
+
+/// Opening never waits for the disk, yet what was opened is on it 50 ms later.
+#[test]
+fn after_a_sigkill_at_most_the_last_50_ms_of_the_log_are_missing() {
+    let site = Site::start(&[]);
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    let (mut opened, begin) = (Vec::new(), Instant::now());
+    for n in 0..400 {
+        opener.send(&format!(r#"{{"t":8,"r":"gate","u":"{n}"}}"#));
+        opener.line();
+        opened.push(begin.elapsed());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let killed = begin.elapsed();
+    let Site { folder, porter, token } = site;
+    porter.kill();
+    let site = Site { porter: crate::porter::Porter::start(&folder), folder, token };
+    let kept = site.get("/info/doorLog/1").json()["total"].as_u64().unwrap() as usize;
+    let older = opened.iter().filter(|at| **at + Duration::from_millis(50) < killed).count();
+    assert!(kept >= older, "{kept} of {} openings are in the log, {older} were older than 50 ms", opened.len());
+}
+
+impl Site {
+    fn get_with(&self, path: &str, query: &str) -> HttpAnswer {
+        crate::clients::http(self.porter.rest, "GET", &format!("{path}/{}?{query}", self.token), "")
+    }
+
+    /// Head and body of an answer that is no text.
+    fn rest_bytes(&self, path: &str) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(self.porter.rest).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(format!("GET {path}/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", self.token).as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+    }
 }

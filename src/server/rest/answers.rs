@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -17,7 +18,8 @@ use crate::protocol::http::refusal::{HttpRefusal, status};
 use crate::protocol::refusal::Code;
 use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
-use crate::server::rest::page::Page;
+use crate::server::rest::door_log::{self, Form};
+use crate::server::rest::page::{self, Page};
 use crate::server::rest::routes::Endpoint;
 use crate::server::rest::{Ports, RestTerms};
 use crate::token::Claims;
@@ -44,11 +46,21 @@ pub(super) struct Asked {
     pub(super) body: Vec<u8>,
 }
 
-/// A status and a body of JSON.
+/// A status and a body.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+    pub(super) content_type: &'static str,
+    /// Under what name a browser stores it, if it is to be stored rather than shown.
+    pub(super) file_name: Option<&'static str>,
+    pub(super) body: Bytes,
+}
+
+impl Answered {
+    /// With a body of JSON, as nearly all.
+    fn json(status: u16, body: Vec<u8>) -> Answered {
+        Answered { status, content_type: "application/json; charset=utf-8", file_name: None, body: body.into() }
+    }
 }
 
 #[derive(Serialize)]
@@ -126,15 +138,17 @@ impl Desk {
             Endpoint::SocketIos => self.online(subject, &asked, Transport::SocketIo)?,
             Endpoint::Report => self.report(mid(subject)?).await?,
             Endpoint::Recall => self.recall(mid(subject)?).await?,
+            Endpoint::DoorLog => return self.door_log(subject, &asked).await,
+            Endpoint::DoorPicture => return self.door_picture(subject).await,
         };
-        Ok(Answered { status: 200, body })
+        Ok(Answered::json(200, body))
     }
 
     /// A refusal as the error frame.
     pub(super) fn refused(&self, refusal: HttpRefusal) -> Answered {
         let mut body = Vec::new();
         encode::reply(&Reply::Error { refusal: refusal.refusal, num: None }, self.terms.get().language, &mut body);
-        Answered { status: refusal.status, body }
+        Answered::json(refusal.status, body)
     }
 
     /// One frame. The hub answers also those that are refused, so that it counts them.
@@ -144,7 +158,7 @@ impl Desk {
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::new();
         encode::reply(&reply, self.terms.get().language, &mut body);
-        Answered { status, body }
+        Answered::json(status, body)
     }
 
     fn info(&self, asked: &Asked) -> Vec<u8> {
@@ -192,6 +206,26 @@ impl Desk {
         Ok(json(&Report { mid: mid.to_string(), list: list.collect() }))
     }
 
+    async fn door_log(&self, subject: &str, asked: &Asked) -> Result<Answered, HttpRefusal> {
+        let (part, form) = door_log::read(subject, asked.query.as_deref(), self.terms.get().first_page)?;
+        // An opening just now is shown: the log is read from the store.
+        self.handle.settle().await;
+        let (total, doors) = self.handle.door_log(part).await.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
+        Ok(match form {
+            Form::Json => Answered::json(200, door_log::json(total, &doors)),
+            Form::Csv => {
+                let body = door_log::csv(&doors).into();
+                Answered { status: 200, content_type: "text/csv; charset=utf-8", file_name: Some("doorLog.csv"), body }
+            }
+        })
+    }
+
+    async fn door_picture(&self, subject: &str) -> Result<Answered, HttpRefusal> {
+        let id = page::digits(subject).ok_or(HttpRefusal::new(Code::BadField, "id"))?;
+        let picture = self.handle.door_picture(id).await.ok_or(HttpRefusal::new(Code::NotFound, "id"))?;
+        Ok(Answered { status: 200, content_type: picture.content_type, file_name: None, body: picture.bytes })
+    }
+
     async fn recall(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
         let recalled = self.handle.recall(mid).ok_or(UNKNOWN_MID)?;
         // With the disk in order what is recalled stays so, also if the power fails after the answer.
@@ -214,7 +248,7 @@ fn mid(subject: &str) -> Result<Mid, HttpRefusal> {
     Mid::parse(subject).ok_or(HttpRefusal::new(Code::BadField, "mid"))
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("a Vec takes every write, and all keys are strings")
 }
 

@@ -23,6 +23,10 @@ pub(super) enum Endpoint {
     Report,
     /// Ends what a message is still owed to.
     Recall,
+    /// Openings of doors.
+    DoorLog,
+    /// The picture of one.
+    DoorPicture,
 }
 
 /// One path under one method.
@@ -46,7 +50,7 @@ pub(super) enum Miss {
 }
 
 /// All routes.
-pub(super) static ROUTES: [Route; 8] = [
+pub(super) static ROUTES: [Route; 10] = [
     route(Method::Post, "/push/:token", Endpoint::Push),
     route(Method::Get, "/info/:token", Endpoint::Info),
     route(Method::Get, "/info/servers/:token", Endpoint::Servers),
@@ -55,6 +59,8 @@ pub(super) static ROUTES: [Route; 8] = [
     route(Method::Get, "/info/allSocketIOAlias/:page/:token", Endpoint::SocketIos),
     route(Method::Get, "/info/message/:mid/:token", Endpoint::Report),
     route(Method::Delete, "/info/message/:mid/:token", Endpoint::Recall),
+    route(Method::Get, "/info/doorLog/:page/:token", Endpoint::DoorLog),
+    route(Method::Get, "/info/doorPicture/:id/:token", Endpoint::DoorPicture),
 ];
 
 const fn route(method: Method, path: &'static str, endpoint: Endpoint) -> Route {
@@ -116,7 +122,7 @@ mod tests {
         for route in &ROUTES {
             let endpoint = route.endpoint;
             router.at(route.path).method(route.method, move |request: tide::Request<()>| async move {
-                let subject = ["alias", "page", "mid"].iter().find_map(|name| request.param(name).ok()).map(Into::into);
+                let subject = ["alias", "page", "mid", "id"].iter().find_map(|name| request.param(name).ok()).map(Into::into);
                 let mut response = tide::Response::new(StatusCode::Ok);
                 response.insert_ext(Routed(endpoint, subject));
                 Ok(response)
