@@ -17,7 +17,7 @@ use crate::protocol::frame::Reply;
 use crate::protocol::http::head::Head;
 use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::Response;
-use crate::protocol::multipart;
+use crate::protocol::multipart::{self, Parts};
 use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::protocol::room::{Place, RoomFrame, RoomKind, RoomPath, close_code, image_type, sniff_image};
 use crate::protocol::websocket;
@@ -243,11 +243,10 @@ fn guarded(content_type: &str) -> Response {
 
 /// The parts of a stream of pictures. The picture itself is shared with all who see it.
 fn parts(pictures: PictureStream) -> BoxStream<'static, Bytes> {
-    let begin = stream::iter([Bytes::from_static(multipart::BEGIN)]);
-    let parts = stream::unfold(pictures, |pictures| async {
+    let parts = stream::unfold((pictures, Parts::default()), |(pictures, mut parts)| async {
         let frame = pictures.next().await?;
-        let head = multipart::part_head(frame.content_type(), frame.payload.len());
-        Some((stream::iter([head, frame.payload, Bytes::from_static(multipart::END_OF_PART)]), pictures))
+        let (before, behind) = parts.around(frame.content_type());
+        Some((stream::iter([before, frame.payload, behind]), (pictures, parts)))
     });
-    begin.chain(parts.flatten()).boxed()
+    parts.flatten().boxed()
 }

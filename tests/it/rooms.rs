@@ -239,7 +239,9 @@ fn a_stream_shows_each_picture_as_a_part() {
     let mut seen = Vec::new();
     let mut until = |count: usize| {
         let mut buffer = [0; 4_096];
-        while seen.windows(JPEG.len()).filter(|window| *window == JPEG).count() < count || !seen.ends_with(b"\r\n--porter\r\n") {
+        while seen.windows(JPEG.len()).filter(|window| *window == JPEG).count() < count
+            || !seen.ends_with(b"\r\n--porter\r\nContent-Type: image/jpeg\r\n\r\n")
+        {
             let read = stream.read(&mut buffer).unwrap();
             assert!(read > 0, "the stream has ended");
             seen.extend_from_slice(&buffer[..read]);
@@ -248,7 +250,7 @@ fn a_stream_shows_each_picture_as_a_part() {
     };
     let text = until(1);
     assert!(text.contains("Content-Type: multipart/x-mixed-replace; boundary=porter\r\n"), "{text}");
-    assert!(text.contains(&format!("\r\n\r\n--porter\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", JPEG.len())), "{text}");
+    assert!(text.contains("\r\n\r\n--porter\r\nContent-Type: image/jpeg\r\n\r\n"), "{text}");
     let mut door = site.room("/capture-x/0");
     door.send_binary(JPEG);
     until(2);
