@@ -302,8 +302,8 @@ fn watch_keyring(keyring: Arc<Keyring>, handle: Handle) {
 fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
     let mut text = format!("Porter {} is ready.\n", env!("CARGO_PKG_VERSION"));
     text += &format!("  controllers   tcp://{}\n", addresses.tcp);
-    text += &format!("  management    http://{}\n", addresses.rest);
     text += &format!("  rooms         ws://{}\n", addresses.websocket);
+    text += &format!("  management    http://{}\n", addresses.rest);
     if let Some(keyring) = first {
         text += &first_token(keyring, &config.data_dir);
     }

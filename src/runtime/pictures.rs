@@ -5,8 +5,9 @@
 //! first. A disk that is full or slow costs pictures and nothing else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,7 +87,7 @@ impl DoorPictures {
     /// If the folder can't be made or read, or the system gives no thread.
     pub fn open(data: &Path, bounds: Bounds) -> io::Result<DoorPictures> {
         let folder = data.join(FOLDER);
-        fs::create_dir_all(&folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let index = Arc::new(Index::load(folder, bounds)?);
         let (jobs, queue) = sync_channel(DOOR_PICTURES_QUEUED_MAX);
         let writing = Arc::clone(&index);
@@ -181,7 +182,8 @@ impl Index {
     /// Written whole under another name and renamed: a file that is there is whole.
     fn write(&self, name: &str, picture: &[u8]) -> io::Result<()> {
         let unfinished = self.folder.join(format!("{name}.{UNFINISHED}"));
-        let result = File::create(&unfinished).and_then(|mut file| {
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+        let result = opened.and_then(|mut file| {
             file.write_all(picture)?;
             file.sync_data()?;
             fs::rename(&unfinished, self.folder.join(name))

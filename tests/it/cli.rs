@@ -282,10 +282,11 @@ fn only_the_owner_may_look_into_the_folder() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder.data()).unwrap() {
         let path = entry.unwrap().path();
-        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let only_the_owner = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&path), only_the_owner, "{}", path.display());
         names.push(path.file_name().unwrap().to_string_lossy().into_owned());
     }
-    for name in ["porter.db", "porter.db-wal", "master.key", "revoked", "mids", "lock", "reserve"] {
+    for name in ["porter.db", "porter.db-wal", "master.key", "revoked", "mids", "lock", "reserve", "pictures"] {
         assert!(names.iter().any(|there| there == name), "no {name} among {names:?}");
     }
 }

@@ -99,7 +99,7 @@ impl Porter {
             let line = line.unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
             line.rsplit(marker).next().unwrap().trim().parse().unwrap()
         };
-        let (tcp, rest, websocket) = (address("tcp://"), address("http://"), address("ws://"));
+        let (tcp, websocket, rest) = (address("tcp://"), address("ws://"), address("http://"));
         std::thread::spawn(move || lines.for_each(drop));
         Porter { child, tcp, rest, websocket, log }
     }
