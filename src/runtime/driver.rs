@@ -594,7 +594,9 @@ impl Core {
                 answer.give(Reply::Error { refusal: Refusal::new(Code::BadToken, "token"), num: None });
             }
             Some(Outlet::Room(outbox)) => {
-                log::info!("link_closed link={link} reason={}", why.as_str());
+                // What only the peer's own doing brings about is no news: anybody could fill the log with it.
+                let level = if matches!(why, Closing::Busy | Closing::Dead) { log::Level::Debug } else { log::Level::Info };
+                log::log!(level, "link_closed link={link} reason={}", why.as_str());
                 match room_close_code(why) {
                     Some(code) => {
                         if outbox.close(code, why == Closing::Overloaded) {

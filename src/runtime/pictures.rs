@@ -25,6 +25,8 @@ const FOLDER: &str = "pictures";
 const UNFINISHED: &str = "new";
 /// A file takes whole blocks of the disk; so many bytes each count at least.
 const BLOCK_BYTES: u64 = 4_096;
+/// Space on the disk that pictures leave to the database, which has more need of it.
+const SPARED_BYTES: u64 = 256 << 20;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +183,10 @@ impl Index {
 
     /// Written whole under another name and renamed: a file that is there is whole.
     fn write(&self, name: &str, picture: &[u8]) -> io::Result<()> {
+        let disk = rustix::fs::statvfs(&self.folder)?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < SPARED_BYTES + picture.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let unfinished = self.folder.join(format!("{name}.{UNFINISHED}"));
         let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
         let result = opened.and_then(|mut file| {

@@ -90,7 +90,7 @@ impl Rooms {
     /// What is asked, and whether that may be.
     fn judge(&self, head: &Head, peer: IpAddr) -> Result<Asked, HttpRefusal> {
         if self.terms.get().origins.judge(head) == Verdict::Refused {
-            log::info!("origin_refused port=websocket peer={peer}");
+            log::debug!("origin_refused port=websocket peer={peer}");
             return Err(HttpRefusal::new(Code::Forbidden, "Origin"));
         }
         let path = RoomPath::parse(head.path());
