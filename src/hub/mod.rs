@@ -87,6 +87,8 @@ pub enum Input {
     Finished(LinkId),
     /// The link is gone.
     Gone(LinkId),
+    /// Its peer has said something that is no frame, such as a ping: it is there.
+    Heard(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
     Congested {
         /// Which link.
@@ -210,6 +212,11 @@ impl Hub {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
             Input::Finished(link) => self.finish(link, fx),
             Input::Gone(link) => self.end_link(link),
+            Input::Heard(link) => {
+                if let Some(link) = self.links.find_mut(link) {
+                    link.heard = now.mono;
+                }
+            }
             Input::Congested { link, from } => self.congested(link, from),
             Input::Drained(link) => self.drained(link),
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
@@ -301,6 +308,7 @@ impl Hub {
 
     fn frame(&mut self, id: LinkId, request: Request, fx: &mut Effects) {
         let num = request.num;
+        let has_no_answer = request.body.has_no_answer();
         let refused = match request.body {
             Body::Acknowledge { alias, mids } => self.acknowledge(id, alias.as_ref(), &mids, fx),
             Body::Bind { kind, alias, extended } => self.bind_frame(id, kind, alias.as_ref(), extended, num.clone(), fx),
@@ -315,10 +323,17 @@ impl Hub {
                 fx.reply(id, Reply::ServerInfo { counts: self.room_counts(), num: num.clone() });
                 Ok(())
             }
+            Body::Status { alias } => self.tell_status(id, alias, num.clone(), fx),
+            Body::Leave => {
+                fx.reply(id, Reply::Done { num });
+                return self.close(id, Closing::Left, fx);
+            }
             Body::Refused(refusal) => Err(refusal),
         };
-        if let Err(refusal) = refused {
-            self.refuse(id, refusal, num, fx);
+        match refused {
+            Err(refusal) => self.refuse(id, refusal, num, fx),
+            Ok(()) if has_no_answer && num.as_ref().is_some_and(Num::wants_acknowledgement) => fx.reply(id, Reply::Done { num }),
+            Ok(()) => {}
         }
     }
 

@@ -126,6 +126,33 @@ impl Hub {
         Ok(())
     }
 
+    /// Whether an alias is online, for any that asks; one never seen is offline.
+    pub(super) fn tell_status(&mut self, id: LinkId, named: Option<Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let bound = self.link(id).and_then(|link| link.alias).map(|key| self.aliases.get(key).name.clone());
+        let alias = named.or(bound).ok_or(Refusal::new(Code::MissingField, "alias"))?;
+        let (topics, online) = self.alias_status(&alias);
+        fx.reply(id, Reply::Status { alias, topics, online, num });
+        Ok(())
+    }
+
+    /// Binds a link by what came before its first frame, such as `?alias=` (Protocol §8): as a connect does, without its answer.
+    ///
+    /// # Errors
+    /// As those of a connect; the link then stays as it is.
+    pub fn bind_at_opening(&mut self, now: super::Now, id: LinkId, alias: &Alias, fx: &mut Effects) -> Result<(), Refusal> {
+        self.now = now;
+        self.bind(id, Some(alias), fx).inspect_err(|refusal| self.counters.count_refusal(refusal.code))?;
+        self.resend(id);
+        Ok(())
+    }
+
+    /// The link gets the frames marked (ext).
+    pub fn extend(&mut self, id: LinkId) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.extended = true;
+        }
+    }
+
     /// The bound alias of a link, for the frames that change what is stored of it.
     fn changeable(&self, id: LinkId, named: Option<&Alias>) -> Result<AliasKey, Refusal> {
         let key = self.bound(id, named)?;

@@ -356,7 +356,7 @@ impl World {
     }
 
     fn reply(&mut self, link: LinkId, reply: Reply) {
-        let number = |num: &Option<Num>| num.as_ref().map(|num| num.0.parse::<u64>().unwrap());
+        let number = |num: &Option<Num>| num.as_ref().map(|num| num.text.parse::<u64>().unwrap());
         match reply {
             Reply::Published(published, num) => {
                 let number = number(&num).expect("each publish has one");

@@ -284,7 +284,7 @@ pub(in crate::hub) fn numbers(mids: &[Mid]) -> String {
 }
 
 fn reply_text(reply: &Reply) -> String {
-    let with = |num: &Option<Num>| num.as_ref().map(|num| format!(" #{}", num.0)).unwrap_or_default();
+    let with = |num: &Option<Num>| num.as_ref().map(|num| format!(" #{}", num.text)).unwrap_or_default();
     match reply {
         Reply::Error { refusal, num } => format!("{} {}", refusal.code.as_str(), refusal.field).trim_end().to_owned() + &with(num),
         Reply::Bound { kind, alias, ts, num } => {
@@ -316,6 +316,11 @@ fn reply_text(reply: &Reply) -> String {
         }
         Reply::Receipt { mid, alias, .. } => format!("13 {mid} {alias}"),
         Reply::EndedElsewhere { mid } => format!("15 {mid}"),
+        Reply::Status { alias, topics, online, num } => {
+            let topics = topics.iter().map(Topic::as_str).collect::<Vec<_>>().join(",");
+            format!("status {alias} [{topics}] {}", if *online { "online" } else { "offline" }) + &with(num)
+        }
+        Reply::Done { num } => "done".to_owned() + &with(num),
     }
 }
 
@@ -357,7 +362,7 @@ fn request(body: Body) -> Request {
 
 /// The same frame with a `num`.
 pub(in crate::hub) fn num(number: &str, frame: Request) -> Request {
-    Request { num: Some(Num(number.into())), ..frame }
+    Request { num: Some(Num::new(number)), ..frame }
 }
 
 fn bind(kind: BindKind, name: &str, extended: bool) -> Request {
