@@ -76,6 +76,18 @@ pub const HTTP_TRAILER_LINES_MAX: usize = 32;
 pub const HTTP_DRAIN_BYTES_MAX: usize = 64 << 10;
 /// Bytes that a client may send ahead while its long poll waits; over it the socket is not read until the poll is answered (G11).
 pub const HTTP_AHEAD_BYTES_MAX: usize = 16 << 10;
+/// Packets in the answer to one poll: Python's clients take a body with more for an attack and hang up (Protocol §8).
+pub const POLL_PACKETS_MAX: usize = 16;
+/// Bytes in the answer to one poll, or one larger packet (Protocol §8).
+pub const POLL_BYTES_MAX: usize = 1 << 20;
+/// Digits of a packet's length in a polling body: more than any body has bytes, too few to overflow.
+pub const PACKET_LENGTH_DIGITS_MAX: usize = 10;
+/// Binary attachments that one Socket.IO packet may announce.
+pub const ATTACHMENTS_MAX: u8 = 10;
+/// Bytes of a Socket.IO namespace, its query not counted: it is carried back in the refusal.
+pub const NAMESPACE_BYTES_MAX: usize = 256;
+/// How deep the JSON of a Socket.IO packet may nest: receivers read it with parsers that recurse.
+pub const JSON_DEPTH_MAX: usize = 1_024;
 /// Connections that may wait to be accepted: a whole community dials in again after a power cut (G12).
 pub const LISTEN_BACKLOG: u32 = 4_096;
 /// Bytes that the kernel holds for a peer that does not read; it doubles the figure for its own use.
@@ -117,6 +129,14 @@ pub const HTTP_BODY_WAIT: Duration = Duration::from_secs(30);
 pub const HTTP_WRITE_WAIT: Duration = Duration::from_secs(20);
 /// How long the drain after the last answer may take (G8).
 pub const HTTP_DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// How often a Socket.IO client pings (Protocol §3).
+pub const ENGINE_PING_INTERVAL: Duration = Duration::from_secs(25);
+/// How long after a missing ping a Socket.IO session ends (Protocol §3).
+pub const ENGINE_PING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an upgrade from polling to WebSocket may take before it is given up and polling goes on.
+pub const ENGINE_UPGRADE_WAIT: Duration = Duration::from_secs(10);
+/// How long a polling session that the server closes is kept for the poll that tells its client so.
+pub const ENGINE_CLOSE_WAIT: Duration = Duration::from_secs(30);
 /// Silence after which the kernel asks whether the peer is still there: with the next two, within 60 s (Protocol §3).
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
 /// Between two keep-alive probes.

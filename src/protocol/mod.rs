@@ -2,8 +2,11 @@
 
 pub mod decode;
 pub mod encode;
+pub mod engineio;
+pub mod events;
 pub mod frame;
 pub mod http;
 pub mod line;
 pub mod refusal;
+pub mod socketio;
 pub mod websocket;

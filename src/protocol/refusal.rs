@@ -197,6 +197,7 @@ const fn rule(field: &str, language: Language) -> Option<&'static str> {
         b"opts.id" => ("须为 1 至 64 字节的字符串", "must be a string of 1 to 64 bytes"),
         b"opts.receipt" | b"ok" => ("须为 true 或 false", "must be true or false"),
         b"reason" => ("须为最多 1 KiB 的字符串", "must be a string of at most 1 KiB"),
+        b"attachments" => ("不接受二进制附件，请以 JSON 发送", "binary is not taken; send it as JSON"),
         b"token" => ("须为字符串", "must be a string"),
         b"page" => ("须为不小于首页页码的整数", "must be a whole number, the first page's or above"),
         b"size" => ("须为 1 至 1000 的整数", "must be a whole number from 1 to 1000"),
