@@ -20,12 +20,14 @@ use crate::hub::storage::Outcome;
 use crate::hub::{Hub, Input, Now, Options, takes_door_lane};
 use crate::limits::DELIVERIES_PER_TURN_MAX;
 use crate::names::{LinkId, Mid};
-use crate::protocol::encode;
 use crate::protocol::frame::{DoorFrame, DoorKind, Message, Reply};
 use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::protocol::websocket::{self, Opcode};
+use crate::protocol::{encode, events};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
-use crate::runtime::outbox::{Bounds, Outbox};
+use crate::runtime::outbox::{Bounds, Outbox, Units};
+use crate::runtime::packets;
 use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
@@ -82,8 +84,8 @@ pub(super) struct Core {
 
 /// Where what the hub says to a link goes.
 pub(super) enum Outlet {
-    /// A TCP link.
-    Line(Arc<Outbox>),
+    /// A TCP link or a Socket.IO session.
+    Outbox(Arc<Outbox>),
     /// A REST request.
     Answer(Arc<Answer>),
 }
@@ -113,7 +115,7 @@ impl Outlets {
 
     fn outbox(&self, link: LinkId) -> Option<&Arc<Outbox>> {
         match self.of(link)? {
-            Outlet::Line(outbox) => Some(outbox),
+            Outlet::Outbox(outbox) => Some(outbox),
             Outlet::Answer(_) => None,
         }
     }
@@ -416,8 +418,17 @@ impl Core {
         let Some(outlet) = self.outlets.of(link) else { return };
         match outlet {
             Outlet::Answer(answer) => answer.give(reply),
-            Outlet::Line(outbox) => {
-                if outbox.add(&mut self.spare, |line| encode::reply(&reply, self.language, line)) {
+            Outlet::Outbox(outbox) => {
+                let (spare, language) = (&mut self.spare, self.language);
+                let untouched = match outbox.units() {
+                    Units::Lines => outbox.add(spare, |line| encode::reply(&reply, language, line)),
+                    Units::Packets => {
+                        let mut untouched = false;
+                        packets::reply(&reply, language, |write| untouched |= outbox.add(spare, write));
+                        untouched
+                    }
+                };
+                if untouched {
                     self.touched.push(Arc::clone(outbox));
                 }
             }
@@ -426,7 +437,13 @@ impl Core {
 
     fn notice(&mut self, link: LinkId, reply: &Reply) {
         let Some(outbox) = self.outlets.outbox(link) else { return };
-        match outbox.offer(&mut self.spare, |line| encode::reply(reply, self.language, line)) {
+        let language = self.language;
+        let frame = |out: &mut Vec<u8>| encode::reply(reply, language, out);
+        let offered = match (outbox.units(), events::of_reply(reply)) {
+            (Units::Packets, Some((name, _))) => outbox.offer(&mut self.spare, |out| packets::event(name, frame, out)),
+            _ => outbox.offer(&mut self.spare, frame),
+        };
+        match offered {
             Ok(true) => self.touched.push(Arc::clone(outbox)),
             Ok(false) => {}
             Err(_) => outbox.count_dropped(),
@@ -438,7 +455,12 @@ impl Core {
         for target in targets {
             let Some(outbox) = self.outlets.outbox(target.link) else { continue };
             let topic = target.topic.and_then(|at| message.topics.get(usize::from(at)));
-            match outbox.offer(&mut self.spare, |line| self.push.write(&target.alias, topic, target.dup, line)) {
+            let frame = |out: &mut Vec<u8>| self.push.write(&target.alias, topic, target.dup, out);
+            let offered = match outbox.units() {
+                Units::Lines => outbox.offer(&mut self.spare, frame),
+                Units::Packets => outbox.offer(&mut self.spare, |out| packets::event(events::PUSH, frame, out)),
+            };
+            match offered {
                 Ok(true) => self.touched.push(Arc::clone(outbox)),
                 Ok(false) => {}
                 Err(_) if live_only => outbox.count_dropped(),
@@ -456,10 +478,16 @@ impl Core {
         let opened_at = (frame.kind == DoorKind::Open).then_some(at);
         for target in targets {
             let Some(outbox) = self.outlets.outbox(target.link).map(Arc::clone) else { continue };
-            let mut line = Vec::with_capacity(frame.text.len() + 32);
-            encode::door_frame(frame, target.stamped.then_some(ts), &mut line);
-            line.push(b'\n');
-            if outbox.add_door(line, opened_at) {
+            let mut unit = Vec::with_capacity(frame.text.len() + 48);
+            let text = |out: &mut Vec<u8>| encode::door_frame(frame, target.stamped.then_some(ts), out);
+            match outbox.units() {
+                Units::Lines => {
+                    text(&mut unit);
+                    unit.push(b'\n');
+                }
+                Units::Packets => websocket::frame(Opcode::Text, &mut unit, |out| packets::event(events::DOOR, text, out)),
+            }
+            if outbox.add_door(unit, opened_at) {
                 self.touched.push(outbox);
             }
         }
@@ -467,9 +495,12 @@ impl Core {
 
     fn close(&mut self, link: LinkId, why: Closing) {
         match self.outlets.disconnect(link) {
-            Some(Outlet::Line(outbox)) => {
+            Some(Outlet::Outbox(outbox)) => {
                 if why != Closing::Finished {
                     log::info!("link_closed link={link} reason={}", why.as_str());
+                }
+                if outbox.units() == Units::Packets {
+                    outbox.add(&mut self.spare, packets::disconnect);
                 }
                 if outbox.close() {
                     self.touched.push(outbox);
@@ -494,7 +525,7 @@ impl Core {
         self.flush();
         for (_, outlet) in self.outlets.0.iter().flatten() {
             match outlet {
-                Outlet::Line(outbox) => outbox.cut(),
+                Outlet::Outbox(outbox) => outbox.cut(),
                 Outlet::Answer(answer) => answer.give(ending()),
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_std::net::TcpStream;
 use futures::channel::oneshot;
 
+use crate::hub::effects::Effect;
 use crate::hub::links::Opening;
 use crate::hub::status::{Counters, Load, Sizes};
 use crate::hub::storage::ReportLine;
@@ -20,6 +21,7 @@ use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
 use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
+use crate::runtime::packets;
 use crate::store::StoreHandle;
 use crate::token::Claims;
 
@@ -38,6 +40,13 @@ pub struct OutboxCounts {
     pub stale: u64,
     /// Door frames and notices for which there was no room.
     pub dropped: u64,
+}
+
+/// A Socket.IO session's link; dropping it tells the hub that it is gone.
+pub struct SocketIoLink {
+    shared: Arc<Shared>,
+    id: LinkId,
+    outbox: Arc<Outbox>,
 }
 
 /// A TCP link; dropping it tells the hub that it is gone.
@@ -103,10 +112,22 @@ impl Handle {
         let now = self.shared.clock.now();
         let mut core = self.shared.core();
         let id = core.hub.open(now, Opening { transport: Transport::Tcp, address, claims: None });
-        let outbox = Arc::new(Outbox::new(id, stream, Arc::clone(&self.shared.bounds)));
-        core.connect(id, Outlet::Line(Arc::clone(&outbox)));
+        let outbox = Arc::new(Outbox::of_lines(id, stream, Arc::clone(&self.shared.bounds)));
+        core.connect(id, Outlet::Outbox(Arc::clone(&outbox)));
         drop(core);
         TcpLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// A new Socket.IO session. It is let in by [`SocketIoLink::enter`].
+    #[must_use]
+    pub fn open_socketio(&self, address: IpAddr, claims: Option<Arc<Claims>>) -> SocketIoLink {
+        let now = self.shared.clock.now();
+        let mut core = self.shared.core();
+        let id = core.hub.open(now, Opening { transport: Transport::SocketIo, address, claims });
+        let outbox = Arc::new(Outbox::of_packets(id, Arc::clone(&self.shared.bounds)));
+        core.connect(id, Outlet::Outbox(Arc::clone(&outbox)));
+        drop(core);
+        SocketIoLink { shared: Arc::clone(&self.shared), id, outbox }
     }
 
     /// One request over REST, from the frame to its answer; `unavailable` if the process ends before there is one. If the caller
@@ -286,13 +307,84 @@ impl TcpLink {
     /// Its socket, to read from.
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
-        self.outbox.stream()
+        self.outbox.stream().expect("a TCP link is opened with its socket")
     }
 
     /// Whether the hub has ended it.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.outbox.is_closing()
+    }
+}
+
+impl SocketIoLink {
+    /// Lets the session in: the packet that says so is the first to go out. `alias`: what it binds at once; `extended`: it gets the
+    /// frames marked (ext).
+    ///
+    /// # Errors
+    /// The alias is refused. Then nothing is let in: say so by [`SocketIoLink::refuse`].
+    pub fn enter(&self, alias: Option<&Alias>, extended: bool) -> Result<(), Refusal> {
+        self.shared.act(|hub, now, fx| {
+            if let Some(alias) = alias {
+                hub.bind_at_opening(now, self.id, alias, fx)?;
+            }
+            if extended {
+                hub.extend(self.id);
+            }
+            // Under the lock that what is owed is pushed under: nothing can come before it.
+            self.outbox.add(&mut Vec::new(), packets::connect);
+            Ok(())
+        })
+    }
+
+    /// Says that the session is not let in, and why, as its first and last packet.
+    pub fn refuse(&self, refusal: Refusal) {
+        let (link, reply) = (self.id, Reply::Error { refusal, num: None });
+        self.shared.act(|_, _, fx| fx.list.push(Effect::Reply { link, reply }));
+    }
+
+    /// Waits until the session may hand over a batch; each is one batch's right.
+    pub async fn ready(&self) {
+        self.outbox.ready().await;
+    }
+
+    /// Hands over a batch, as [`TcpLink::submit`] does.
+    pub fn submit(&self, frames: Vec<Request>, at: u64) {
+        self.shared.submit(Input::Frames { link: self.id, frames, at });
+    }
+
+    /// Its peer is there: it has pinged.
+    pub fn heard(&self) {
+        self.shared.submit(Input::Heard(self.id));
+    }
+
+    /// Adds an Engine.IO packet behind what waits.
+    pub fn add(&self, packet: &[u8]) {
+        self.outbox.add(&mut Vec::new(), |out| out.extend_from_slice(packet));
+        self.outbox.flush(&mut Vec::new());
+    }
+
+    /// From now on everything goes by this WebSocket, beginning with what waits.
+    pub fn attach(&self, stream: TcpStream) {
+        self.outbox.attach(stream);
+    }
+
+    /// What waits for it.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Whether the hub has ended it.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.outbox.is_closing()
+    }
+}
+
+impl Drop for SocketIoLink {
+    fn drop(&mut self) {
+        self.shared.submit(Input::Gone(self.id));
     }
 }
 

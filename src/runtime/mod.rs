@@ -8,4 +8,5 @@ pub mod handle;
 pub mod keyring;
 pub mod logger;
 pub mod outbox;
+mod packets;
 pub mod shutdown;

@@ -1,14 +1,17 @@
-//! What waits to be written to one TCP link: bounded in bytes, taken from only as the kernel takes it, door frames first.
+//! What waits for one link: bounded in bytes, taken from only as the kernel takes it, door frames first.
 //!
-//! The hub's driver appends whole lines and writes them at the end of its turn. Only while the socket does not take all does a
-//! writer task exist; it goes when the outbox is empty. Nothing here knows what a line says.
+//! The hub's driver appends whole units, lines of TCP or packets of Socket.IO, and writes them at the end of its turn. Only while the
+//! socket does not take all does a writer task exist; it goes when the outbox is empty. Nothing here knows what a unit says.
+//!
+//! Packets are kept as the frames in which a WebSocket carries them. As long as their session polls there is no socket to write to:
+//! they are taken one by one for the answer to a poll, and what is left goes by the WebSocket once there is one.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use rustix::net::{SendFlags, send, sockopt};
 
 use crate::limits::{DOOR_FRAMES_QUEUED_MAX, DOOR_USER_TIMEOUT_MS, OPENING_AGE_MAX};
 use crate::names::LinkId;
+use crate::protocol::websocket::{self, Opcode};
 use crate::runtime::clock;
 
 /// A closed link's socket goes after so long, also if the peer neither reads what is left nor closes its side.
@@ -63,22 +67,43 @@ impl Bounds {
     }
 }
 
+/// What the units of an outbox are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Units {
+    /// Lines, each with its line feed.
+    Lines,
+    /// Engine.IO packets, each in a WebSocket text frame.
+    Packets,
+}
+
+/// The close code of a WebSocket whose session has ended; clients do not look at it.
+const CLOSED_NORMALLY: u16 = 1000;
+/// Bytes of pongs and the like that may wait; over it they are left out, for whoever asks so often does not listen.
+const CONTROL_BYTES_MAX: usize = 4 << 10;
+
 /// What waits for one link.
 pub struct Outbox {
     link: LinkId,
-    stream: TcpStream,
+    units: Units,
+    /// None while a Socket.IO session polls.
+    stream: OnceLock<TcpStream>,
     bounds: Arc<Bounds>,
     state: Mutex<State>,
     /// The link may hand over its next batch.
     ready: AtomicBool,
     waits_for_ready: AtomicWaker,
+    /// Whoever polls; woken when there is something to take or the link is to end.
+    waits_for_units: AtomicWaker,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Whole lines; `sent` bytes of them are written.
+    units: Units,
+    /// Whole units; `sent` bytes of them are written.
     lines: Vec<u8>,
     sent: usize,
+    /// Where a packet begins that is at or before `sent`: from here the end of the one being written is found.
+    begin: usize,
     doors: VecDeque<DoorLine>,
     /// The rest of a door frame of which a part is written: nothing may come between.
     door_rest: Option<DoorLine>,
@@ -148,14 +173,26 @@ enum Written {
 }
 
 impl Outbox {
-    pub(super) fn new(link: LinkId, stream: TcpStream, bounds: Arc<Bounds>) -> Outbox {
+    /// The outbox of a TCP link.
+    pub(super) fn of_lines(link: LinkId, stream: TcpStream, bounds: Arc<Bounds>) -> Outbox {
+        Outbox::new(link, Units::Lines, OnceLock::from(stream), bounds)
+    }
+
+    /// The outbox of a Socket.IO session, which polls until it has a socket.
+    pub(super) fn of_packets(link: LinkId, bounds: Arc<Bounds>) -> Outbox {
+        Outbox::new(link, Units::Packets, OnceLock::new(), bounds)
+    }
+
+    fn new(link: LinkId, units: Units, stream: OnceLock<TcpStream>, bounds: Arc<Bounds>) -> Outbox {
         Outbox {
             link,
+            units,
             stream,
             bounds,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::new(units)),
             ready: AtomicBool::new(true),
             waits_for_ready: AtomicWaker::new(),
+            waits_for_units: AtomicWaker::new(),
         }
     }
 
@@ -163,10 +200,89 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The socket, for the reading task.
+    /// The socket, for the reading task; none while the session polls.
     #[must_use]
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub fn stream(&self) -> Option<&TcpStream> {
+        self.stream.get()
+    }
+
+    /// What its units are.
+    pub(super) fn units(&self) -> Units {
+        self.units
+    }
+
+    /// From now on all goes by this socket: what waits, and then all else. Once only.
+    pub(super) fn attach(self: &Arc<Self>, stream: TcpStream) {
+        let state = self.state();
+        let _ = self.stream.set(stream);
+        let is_door = state.is_door;
+        drop(state);
+        if is_door {
+            self.limit_user_timeout();
+        }
+        self.flush(&mut Vec::new());
+    }
+
+    /// What is held for a door by the kernel dies with the connection after 5 s.
+    fn limit_user_timeout(&self) {
+        if let Some(stream) = self.stream.get() {
+            // Refused only if the socket is gone, and then nothing is held for it.
+            let _ = sockopt::set_tcp_user_timeout(stream, DOOR_USER_TIMEOUT_MS);
+        }
+    }
+
+    /// Waits, while the session polls, until there is something to take or `is_over` says that the wait is.
+    pub async fn wait_for_units(&self, is_over: impl Fn() -> bool) {
+        poll_fn(|context| {
+            self.waits_for_units.register(context.waker());
+            let state = self.state();
+            let has_something = state.sent < state.lines.len() || !state.doors.is_empty() || state.closing;
+            drop(state);
+            if has_something || is_over() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Wakes whoever waits for units, to look whether its wait is over.
+    pub fn wake(&self) {
+        self.waits_for_units.wake();
+    }
+
+    /// Takes packets for the answer to a poll, door frames first, until `take` does not take one, which then stays. Returns when the
+    /// earliest opening among those taken is too old (monotonic, µs), `None` where there is none.
+    pub fn take_packets(&self, mut take: impl FnMut(&[u8]) -> bool) -> Option<u64> {
+        let mut state = self.state();
+        state.drop_stale(&self.bounds);
+        let mut stale_at: Option<u64> = None;
+        while let Some(door) = state.doors.front() {
+            if !take(payload(&door.line)) {
+                break;
+            }
+            stale_at = stale_at.into_iter().chain(door.stale_at).min();
+            state.doors.pop_front();
+        }
+        while state.doors.is_empty() && state.sent < state.lines.len() {
+            let rest = &state.lines[state.sent..];
+            let Some((head, length)) = websocket::extent(rest) else { break };
+            if !take(&rest[head..head + length]) {
+                break;
+            }
+            state.took_lines(head + length);
+        }
+        state.account(&self.bounds);
+        self.tell_of_room(state);
+        stale_at
+    }
+
+    /// Adds the answer to a WebSocket's ping or close, ahead of all that is not being written.
+    pub fn add_control(self: &Arc<Self>, frame: Vec<u8>) {
+        let mut state = self.state();
+        let waiting: usize = state.doors.iter().map(|door| door.line.len()).sum();
+        if waiting + frame.len() <= CONTROL_BYTES_MAX {
+            state.doors.push_back(DoorLine { line: frame, stale_at: None });
+        }
+        drop(state);
+        self.flush(&mut Vec::new());
     }
 
     /// Whether the hub has ended the link: what the peer still sends is of no interest.
@@ -203,12 +319,12 @@ impl Outbox {
         self.waits_for_ready.wake();
     }
 
-    /// Adds a line that must not be lost. True: the outbox was untouched since its last write.
+    /// Adds a unit that must not be lost. True: the outbox was untouched since its last write.
     pub(super) fn add(&self, spare: &mut Vec<Vec<u8>>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         self.state().add(spare, write)
     }
 
-    /// Adds a line if there is room. `Err`: there is none, or an earlier one was refused since the hub last heard of it.
+    /// Adds a unit if there is room. `Err`: there is none, or an earlier one was refused since the hub last heard of it.
     pub(super) fn offer(&self, spare: &mut Vec<Vec<u8>>, write: impl FnOnce(&mut Vec<u8>)) -> Result<bool, Refused> {
         let mut state = self.state();
         if state.refusing {
@@ -258,8 +374,7 @@ impl Outbox {
         let mut state = self.state();
         if opened_at.is_some() && !state.is_door {
             state.is_door = true;
-            // Refused only if the socket is gone, and then nothing is held for it.
-            let _ = sockopt::set_tcp_user_timeout(&self.stream, DOOR_USER_TIMEOUT_MS);
+            self.limit_user_timeout();
         }
         if state.doors.len() >= DOOR_FRAMES_QUEUED_MAX {
             self.bounds.dropped.fetch_add(1, Ordering::Relaxed);
@@ -273,6 +388,9 @@ impl Outbox {
     /// Ends the link after what is queued. True: untouched so far.
     pub(super) fn close(&self) -> bool {
         let mut state = self.state();
+        if !state.closing && self.units == Units::Packets && self.stream.get().is_some() {
+            websocket::close_frame(CLOSED_NORMALLY, &mut state.lines);
+        }
         state.closing = true;
         let untouched = !std::mem::replace(&mut state.touched, true);
         drop(state);
@@ -287,21 +405,32 @@ impl Outbox {
 
     /// Ends the link now, whatever waits.
     pub(super) fn cut(&self) {
-        // Fails only if it is cut already.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        match self.stream.get() {
+            // Fails only if it is cut already.
+            Some(stream) => drop(stream.shutdown(Shutdown::Both)),
+            None => {
+                self.state().closing = true;
+                self.waits_for_units.wake();
+            }
+        }
     }
 
     /// Writes what was added; where the socket does not take all, a writer task goes on.
     pub(super) fn flush(self: &Arc<Self>, spare: &mut Vec<Vec<u8>>) {
         let mut state = self.state();
         state.touched = false;
+        let Some(stream) = self.stream.get() else {
+            state.account(&self.bounds);
+            drop(state);
+            return self.waits_for_units.wake();
+        };
         if state.closing && (state.writing || !state.peer_finished) {
             self.cut_soon(if state.peer_finished { LAST_ANSWERS_WAIT } else { LINGER });
         }
         if state.writing {
             return;
         }
-        match self.write_now(&mut state) {
+        match self.write_to(stream, &mut state) {
             Written::All => {
                 state.give_back(spare);
                 self.end_if_closing(&state);
@@ -339,11 +468,17 @@ impl Outbox {
         result
     }
 
-    /// Writes what the socket takes at once, and leaves the waiting to others.
-    fn write_now(&self, state: &mut State) -> Written {
+    /// Writes what the socket takes at once, if there is one, and leaves the waiting to others.
+    fn write_now(&self, state: &mut State) {
+        if let Some(stream) = self.stream.get() {
+            self.write_to(stream, state);
+        }
+    }
+
+    fn write_to(&self, stream: &TcpStream, state: &mut State) -> Written {
         self.write(state, |chunk| {
             loop {
-                match send(&self.stream, chunk, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                match send(stream, chunk, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                     Ok(taken) => return Ok(taken),
                     Err(Errno::AGAIN) => return Err(Written::Blocked),
                     Err(Errno::INTR) => {}
@@ -361,8 +496,9 @@ impl Outbox {
     }
 
     fn poll_write(&self, context: &mut Context<'_>) -> Poll<Written> {
+        let Some(mut stream) = self.stream.get() else { return Poll::Ready(Written::All) };
         let mut state = self.state();
-        let written = self.write(&mut state, |chunk| match Pin::new(&mut &self.stream).poll_write(context, chunk) {
+        let written = self.write(&mut state, |chunk| match Pin::new(&mut stream).poll_write(context, chunk) {
             Poll::Ready(Ok(taken)) => Ok(taken),
             Poll::Ready(Err(_)) => Err(Written::Broken),
             Poll::Pending => Err(Written::Blocked),
@@ -372,6 +508,7 @@ impl Outbox {
             state.writing = false;
             state.lines = Vec::new();
             state.sent = 0;
+            state.begin = 0;
             self.end_if_closing(&state);
         }
         self.tell_of_room(state);
@@ -396,9 +533,11 @@ impl Outbox {
 
     /// Everything is written and the link is to end: FIN.
     fn end_if_closing(&self, state: &State) {
-        if state.closing {
+        if state.closing
+            && let Some(stream) = self.stream.get()
+        {
             // Fails only if the connection is gone already.
-            let _ = self.stream.shutdown(Shutdown::Write);
+            let _ = stream.shutdown(Shutdown::Write);
         }
     }
 
@@ -415,7 +554,12 @@ impl Outbox {
     }
 }
 
-/// A line was not taken.
+/// The payload of a frame that is whole.
+fn payload(frame: &[u8]) -> &[u8] {
+    websocket::extent(frame).and_then(|(head, length)| frame.get(head..head + length)).unwrap_or_default()
+}
+
+/// A unit was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     /// It is the first since the hub last heard of it.
@@ -430,6 +574,26 @@ impl Drop for Outbox {
 }
 
 impl State {
+    fn new(units: Units) -> State {
+        State {
+            units,
+            lines: Vec::new(),
+            sent: 0,
+            begin: 0,
+            doors: VecDeque::new(),
+            door_rest: None,
+            held: 0,
+            touched: false,
+            writing: false,
+            refusing: false,
+            congested: false,
+            owes_ready: false,
+            closing: false,
+            peer_finished: false,
+            is_door: false,
+        }
+    }
+
     fn waiting(&self) -> usize {
         self.lines.len() - self.sent
     }
@@ -440,8 +604,13 @@ impl State {
         {
             self.lines = buffer;
         }
-        write(&mut self.lines);
-        self.lines.push(b'\n');
+        match self.units {
+            Units::Lines => {
+                write(&mut self.lines);
+                self.lines.push(b'\n');
+            }
+            Units::Packets => websocket::frame(Opcode::Text, &mut self.lines, write),
+        }
         !std::mem::replace(&mut self.touched, true)
     }
 
@@ -451,8 +620,7 @@ impl State {
             return if rest.is_stale() { Err(TooOld) } else { Ok(Some(Source::DoorRest)) };
         }
         if !self.doors.is_empty() {
-            let within_line = self.sent > 0 && self.lines[self.sent - 1] != b'\n';
-            if within_line {
+            if self.rest_of_unit() > 0 {
                 return Ok(Some(Source::Line));
             }
             self.drop_stale(bounds);
@@ -463,11 +631,34 @@ impl State {
         Ok((self.sent < self.lines.len()).then_some(Source::Lines))
     }
 
-    fn chunk(&self, source: Source) -> &[u8] {
-        let lines = &self.lines[self.sent..];
+    /// Bytes that are left of the unit that is partly written; 0: none is.
+    fn rest_of_unit(&mut self) -> usize {
+        match self.units {
+            Units::Lines if self.sent == 0 || self.lines[self.sent - 1] == b'\n' => 0,
+            Units::Lines => {
+                let lines = &self.lines[self.sent..];
+                memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1)
+            }
+            Units::Packets => {
+                while self.begin < self.sent {
+                    let (head, length) = websocket::extent(&self.lines[self.begin..]).unwrap_or((self.lines.len(), 0));
+                    if self.begin + head + length > self.sent {
+                        return self.begin + head + length - self.sent;
+                    }
+                    self.begin += head + length;
+                }
+                0
+            }
+        }
+    }
+
+    fn chunk(&mut self, source: Source) -> &[u8] {
         match source {
-            Source::Lines => lines,
-            Source::Line => memchr::memchr(b'\n', lines).map_or(lines, |end| &lines[..=end]),
+            Source::Lines => &self.lines[self.sent..],
+            Source::Line => {
+                let end = self.sent + self.rest_of_unit();
+                &self.lines[self.sent..end]
+            }
             Source::Door => self.doors.front().map_or(&[], |door| &door.line),
             Source::DoorRest => self.door_rest.as_ref().map_or(&[], |rest| &rest.line),
         }
@@ -496,10 +687,14 @@ impl State {
         if self.sent == self.lines.len() {
             self.lines.clear();
             self.sent = 0;
+            self.begin = 0;
         } else if self.sent > self.lines.len() / 2 && self.sent > SPARE_BYTES_MAX {
-            // The last byte written stays: it says whether a line is partly written.
-            self.lines.drain(..self.sent - 1);
-            self.sent = 1;
+            self.rest_of_unit();
+            // What tells whether a unit is partly written stays: a line's last byte that is written, or a packet's beginning.
+            let dropped = if self.units == Units::Lines { self.sent - 1 } else { self.begin };
+            self.lines.drain(..dropped);
+            self.sent -= dropped;
+            self.begin = self.begin.saturating_sub(dropped);
         }
     }
 
@@ -518,6 +713,7 @@ impl State {
     fn give_back(&mut self, spare: &mut Vec<Vec<u8>>) {
         let buffer = std::mem::take(&mut self.lines);
         self.sent = 0;
+        self.begin = 0;
         if buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX && spare.len() < spare.capacity() {
             spare.push(buffer);
         }

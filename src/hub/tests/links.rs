@@ -358,7 +358,7 @@ fn a_session_that_asks_for_its_end_has_it() {
     let link = scene.phone("a");
     let leave = Request { body: Body::Leave, num: None, token: None };
     assert_eq!(scene.send(link, [leave, heartbeat("a")]), ["0: done", "close 0 left"]);
-    assert_eq!(scene.call(|hub, _, _| hub.alias_status(&alias("a")).1).0, false);
+    assert!(!scene.call(|hub, _, _| hub.alias_status(&alias("a")).1).0);
 }
 
 #[test]
@@ -383,10 +383,12 @@ fn an_alias_that_came_with_the_link_binds_without_an_answer() {
 #[test]
 fn whoever_pings_is_not_the_one_heard_from_longest_ago() {
     let mut scene = Scene::new();
-    let phones: Vec<LinkId> = (0..8).map(|_| {
-        scene.ms(10);
-        scene.phone("family")
-    }).collect();
+    let phones: Vec<LinkId> = (0..8)
+        .map(|_| {
+            scene.ms(10);
+            scene.phone("family")
+        })
+        .collect();
     scene.ms(10);
     scene.turn(crate::hub::Input::Heard(phones[0]));
     let ninth = scene.open_over(Transport::SocketIo, None);
