@@ -8,5 +8,6 @@ pub mod frame;
 pub mod http;
 pub mod line;
 pub mod refusal;
+pub mod room;
 pub mod socketio;
 pub mod websocket;

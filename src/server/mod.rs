@@ -4,5 +4,6 @@ pub mod gate;
 pub mod http;
 pub mod listener;
 pub mod network;
+pub mod origin;
 pub mod rest;
 pub mod tcp;

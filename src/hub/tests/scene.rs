@@ -93,7 +93,7 @@ impl Scene {
     }
 
     pub(in crate::hub) fn open_over(&mut self, transport: Transport, claims: Option<Arc<Claims>>) -> LinkId {
-        self.opened += 1;
+        self.opened = self.opened.wrapping_add(1);
         let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, self.opened));
         self.hub.open(self.now, Opening { transport, address, claims })
     }
