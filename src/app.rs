@@ -30,6 +30,7 @@ use crate::server::gate::Gate;
 use crate::server::http;
 use crate::server::listener::{Listener, Permits, raise_descriptor_limit};
 use crate::server::rest::{self, Ports, Rest, RestOptions};
+use crate::server::socketio::{self, SocketIo, SocketIoOptions};
 use crate::server::tcp::TcpServer;
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
@@ -108,14 +109,17 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
     let tcp = listen(&config, "tcp.port", config.tcp_port)?;
     let rest = listen(&config, "rest.port", config.rest_port)?;
-    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr() };
+    let socketio = listen(&config, "socketio.port", config.socketio_port)?;
+    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), socketio: socketio.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
     let terms = Arc::new(http::Options::new(signal.clone()));
     log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server), Arc::clone(&terms));
     serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
     let answers = Arc::new(Rest::new(rest_options(&config, &addresses, handle.clone(), Arc::clone(&gate))));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
-    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers };
+    let phones = Arc::new(SocketIo::new(socketio_options(&config, handle.clone(), Arc::clone(&gate))));
+    serve_socketio(socketio, &permits, &signal, Arc::clone(&phones));
+    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, socketio: phones };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
     watch_keyring(Arc::clone(&keyring), handle.clone());
@@ -193,6 +197,7 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
 struct Addresses {
     tcp: SocketAddr,
     rest: SocketAddr,
+    socketio: SocketAddr,
 }
 
 fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fault> {
@@ -208,13 +213,26 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
 }
 
 fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Arc<Gate>) -> RestOptions {
-    let ports =
-        Ports { rest: addresses.rest.port(), websocket: config.websocket_port, socketio: config.socketio_port, tcp: addresses.tcp.port() };
+    let ports = Ports {
+        rest: addresses.rest.port(),
+        websocket: config.websocket_port,
+        socketio: addresses.socketio.port(),
+        tcp: addresses.tcp.port(),
+    };
     RestOptions { handle, gate, ports, terms: reload::rest_terms(config) }
 }
 
 fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, answers: Arc<Rest>) {
     async_std::task::spawn(rest::serve(listener, Arc::clone(permits), terms, answers));
+}
+
+fn socketio_options(config: &Config, handle: Handle, gate: Arc<Gate>) -> SocketIoOptions {
+    SocketIoOptions { handle, gate, terms: reload::socketio_terms(config) }
+}
+
+fn serve_socketio(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, server: Arc<SocketIo>) {
+    let options = Arc::new(http::Options::new(signal.clone()));
+    async_std::task::spawn(socketio::serve(listener, Arc::clone(permits), options, server));
 }
 
 /// Once an hour a line in the log by which an installer sees how the site does.
@@ -285,6 +303,7 @@ fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
     let mut text = format!("Porter {} is ready.\n", env!("CARGO_PKG_VERSION"));
     text += &format!("  controllers   tcp://{}\n", addresses.tcp);
     text += &format!("  management    http://{}\n", addresses.rest);
+    text += &format!("  phones        http://{}/socket.io/\n", addresses.socketio);
     if let Some(keyring) = first {
         text += &first_token(keyring, &config.data_dir);
     }

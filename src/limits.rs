@@ -80,6 +80,9 @@ pub const HTTP_AHEAD_BYTES_MAX: usize = 16 << 10;
 pub const POLL_PACKETS_MAX: usize = 16;
 /// Bytes in the answer to one poll, or one larger packet (Protocol §8).
 pub const POLL_BYTES_MAX: usize = 1 << 20;
+/// Bytes in the body of a POST or in a WebSocket message to SocketIoServer, as with the stock server: one body may hold thousands of
+/// small packets (Protocol §8).
+pub const SOCKETIO_BODY_BYTES_MAX: usize = 1 << 20;
 /// Digits of a packet's length in a polling body: more than any body has bytes, too few to overflow.
 pub const PACKET_LENGTH_DIGITS_MAX: usize = 10;
 /// Binary attachments that one Socket.IO packet may announce.

@@ -16,7 +16,9 @@ use crate::hub::access::Openers;
 use crate::runtime::handle::Handle;
 use crate::server::gate::{Gate, GateTerms};
 use crate::server::listener::{ConnectionLimits, Permits};
+use crate::server::origin::OriginRule;
 use crate::server::rest::{Rest, RestTerms};
+use crate::server::socketio::{SocketIo, SocketIoTerms};
 use crate::server::tcp::TcpServer;
 
 /// Reads the settings from all their places again, as at the start. The error names every mistake with its place.
@@ -34,6 +36,8 @@ pub struct Parts {
     pub tcp: Arc<TcpServer>,
     /// RestServer.
     pub rest: Arc<Rest>,
+    /// SocketIoServer.
+    pub socketio: Arc<SocketIo>,
 }
 
 /// What the hub decides by.
@@ -62,6 +66,17 @@ pub fn rest_terms(config: &Config) -> RestTerms {
         first_page: config.rest_first_page,
         error_status: config.rest_error_status,
         frame_max: config.limits.frame,
+        language: config.language,
+    }
+}
+
+/// What the phones' port serves by.
+#[must_use]
+pub fn socketio_terms(config: &Config) -> SocketIoTerms {
+    SocketIoTerms {
+        origins: OriginRule { advertise_host: config.advertise_host.clone(), origins: config.origins.clone() },
+        frame_max: config.limits.frame,
+        sessions_max: config.limits.connections,
         language: config.language,
     }
 }
@@ -138,11 +153,12 @@ impl Reloader {
 
     /// Can't fail: the values are whole, and nobody is asked.
     fn apply(&self, config: &Config) {
-        let Parts { handle, gate, permits, tcp, rest } = &self.parts;
+        let Parts { handle, gate, permits, tcp, rest, socketio } = &self.parts;
         gate.reconfigure(gate_terms(config));
         permits.reconfigure(connection_limits(config));
         tcp.reconfigure(config.limits.frame);
         rest.reconfigure(rest_terms(config));
+        socketio.reconfigure(socketio_terms(config));
         handle.reconfigure(hub_options(config), config.language);
     }
 }

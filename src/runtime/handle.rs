@@ -369,6 +369,13 @@ impl SocketIoLink {
         self.outbox.attach(stream);
     }
 
+    /// It is over: the hub forgets it, and what waits goes out if there is a socket to write it to.
+    pub fn leave(&self) {
+        self.outbox.close();
+        self.outbox.flush(&mut Vec::new());
+        self.shared.submit(Input::Gone(self.id));
+    }
+
     /// What waits for it.
     #[must_use]
     pub fn outbox(&self) -> &Arc<Outbox> {

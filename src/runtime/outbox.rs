@@ -12,7 +12,7 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_std::net::TcpStream;
@@ -231,47 +231,47 @@ impl Outbox {
         }
     }
 
-    /// Waits, while the session polls, until there is something to take or `is_over` says that the wait is.
-    pub async fn wait_for_units(&self, is_over: impl Fn() -> bool) {
-        poll_fn(|context| {
-            self.waits_for_units.register(context.waker());
-            let state = self.state();
-            let has_something = state.sent < state.lines.len() || !state.doors.is_empty() || state.closing;
-            drop(state);
-            if has_something || is_over() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+    /// Whoever polls is woken when there is something to take, or the session is to end.
+    pub fn register(&self, waker: &Waker) {
+        self.waits_for_units.register(waker);
     }
 
-    /// Wakes whoever waits for units, to look whether its wait is over.
+    /// Wakes whoever polls.
     pub fn wake(&self) {
         self.waits_for_units.wake();
     }
 
-    /// Takes packets for the answer to a poll, door frames first, until `take` does not take one, which then stays. Returns when the
-    /// earliest opening among those taken is too old (monotonic, µs), `None` where there is none.
-    pub fn take_packets(&self, mut take: impl FnMut(&[u8]) -> bool) -> Option<u64> {
+    /// Whether anything waits to be written or taken.
+    #[must_use]
+    pub fn has_units(&self) -> bool {
+        let state = self.state();
+        // What is stale is dropped when it is its turn: an answer may just be written with it in front.
+        state.sent < state.lines.len() || state.doors.iter().any(|door| !door.is_stale())
+    }
+
+    /// Offers the packets that wait, door frames first, to `fill`, which says how many it took from the front. They stay until
+    /// [`Outbox::remove`], and nothing else may be offered before that.
+    pub fn offer_packets<T>(&self, fill: impl FnOnce(&mut dyn Iterator<Item = &[u8]>) -> (T, usize)) -> (T, Offered) {
         let mut state = self.state();
         state.drop_stale(&self.bounds);
-        let mut stale_at: Option<u64> = None;
-        while let Some(door) = state.doors.front() {
-            if !take(payload(&door.line)) {
-                break;
+        let lines = Frames(&state.lines[state.sent..]);
+        let (value, taken) = fill(&mut state.doors.iter().map(|door| payload(&door.line)).chain(lines));
+        let doors = taken.min(state.doors.len());
+        let stale_at = state.doors.iter().take(doors).filter_map(|door| door.stale_at).min();
+        (value, Offered { doors, packets: taken - doors, stale_at })
+    }
+
+    /// Takes away what was offered and taken.
+    pub fn remove(&self, offered: &Offered) {
+        let mut state = self.state();
+        state.doors.drain(..offered.doors);
+        for _ in 0..offered.packets {
+            if let Some((head, length)) = websocket::extent(&state.lines[state.sent..]) {
+                state.took_lines(head + length);
             }
-            stale_at = stale_at.into_iter().chain(door.stale_at).min();
-            state.doors.pop_front();
-        }
-        while state.doors.is_empty() && state.sent < state.lines.len() {
-            let rest = &state.lines[state.sent..];
-            let Some((head, length)) = websocket::extent(rest) else { break };
-            if !take(&rest[head..head + length]) {
-                break;
-            }
-            state.took_lines(head + length);
         }
         state.account(&self.bounds);
         self.tell_of_room(state);
-        stale_at
     }
 
     /// Adds the answer to a WebSocket's ping or close, ahead of all that is not being written.
@@ -551,6 +551,29 @@ impl Outbox {
                 outbox.cut();
             }
         });
+    }
+}
+
+/// What was taken of what an outbox offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offered {
+    doors: usize,
+    packets: usize,
+    /// When the first opening among it is too old to be handed on: monotonic, µs.
+    pub stale_at: Option<u64>,
+}
+
+/// The payloads of frames that follow one another.
+struct Frames<'a>(&'a [u8]);
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (head, length) = websocket::extent(self.0)?;
+        let (frame, rest) = self.0.split_at_checked(head + length)?;
+        self.0 = rest;
+        Some(&frame[head..])
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::protocol::http::head::Head;
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::clock;
 use crate::runtime::current::Current;
@@ -28,6 +29,18 @@ const STRIKES_MAX: u32 = 10;
 const STRIKES_WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered for their bad tokens at once; over it those whose minute is over are forgotten, then all.
 const STRIKERS_MAX: usize = 10_000;
+
+/// Headers besides X-Forwarded-For that only proxies write.
+const OTHER_PROXY_HEADERS: [&str; 3] = ["forwarded", "x-real-ip", "via"];
+
+/// Who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visitor {
+    /// From where: the client's own address, where a trusted proxy tells it.
+    pub address: IpAddr,
+    /// What its token allows; none where it needs none and gave none.
+    pub claims: Option<Claims>,
+}
 
 /// By which settings a gate judges. A link is judged when it comes: new terms are for those that come later.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,15 +82,38 @@ impl Gate {
     /// # Errors
     /// `bad_token`: one is needed and missing, or the one given is not valid.
     pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
-        let needed = match self.terms.get().devices {
-            DeviceAuth::Private => !is_private(address),
-            DeviceAuth::Token => true,
-            DeviceAuth::Open => false,
-        };
+        let needed = self.is_token_needed(address, false);
         match token {
             None if needed => Err(Refusal::new(Code::BadToken, "token")),
             None => Ok(None),
             Some(token) => self.check(address, token, now_s).map(Some),
+        }
+    }
+
+    /// A device's request over HTTP: whose it is, and its claims, or none where it needs no token. It is private only if it came past
+    /// no proxy that is not trusted. `needs_token`: it needs one wherever it comes from.
+    ///
+    /// # Errors
+    /// As those of [`Gate::admit`].
+    pub fn admit_request(&self, peer: IpAddr, head: &Head, token: Option<&str>, needs_token: bool, now_s: u64) -> Result<Visitor, Refusal> {
+        let forwarded_for: Vec<&str> =
+            head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
+        let is_forwarded = OTHER_PROXY_HEADERS.iter().any(|name| head.header(name).is_some());
+        let (address, is_foreign) = self.origin(peer, &forwarded_for, is_forwarded);
+        let needed = needs_token || self.is_token_needed(address, is_foreign);
+        match token {
+            None if needed => Err(Refusal::new(Code::BadToken, "token")),
+            None => Ok(Visitor { address, claims: None }),
+            Some(token) => Ok(Visitor { address, claims: Some(self.check(address, token, now_s)?) }),
+        }
+    }
+
+    /// Whether a device at that address needs a token; `is_foreign`: the address may not be its own.
+    fn is_token_needed(&self, address: IpAddr, is_foreign: bool) -> bool {
+        match self.terms.get().devices {
+            DeviceAuth::Private => is_foreign || !is_private(address),
+            DeviceAuth::Token => true,
+            DeviceAuth::Open => false,
         }
     }
 

@@ -6,6 +6,7 @@
 //! Memory: an idle connection is its socket, an empty decoder and a timer. All that a request needs lives in one boxed future that is
 //! gone with its answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -58,13 +59,17 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// On which terms a request is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
     /// Bytes that its body may have.
     pub body_limit: usize,
     /// What becomes of it when the client leaves.
     pub departure: Departure,
+    /// What the service knows of the request already; dropped where the request breaks off, else it comes with it.
+    pub ticket: Option<Ticket>,
 }
+
+/// The service's own note on a request whose body is being read.
+pub type Ticket = Box<dyn Any + Send>;
 
 /// What becomes of a request whose client leaves before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +126,6 @@ pub struct Switched {
 }
 
 /// A whole request.
-#[derive(Debug)]
 pub struct Request {
     /// Its head.
     pub head: Head,
@@ -131,6 +135,8 @@ pub struct Request {
     pub peer: IpAddr,
     /// The address of this machine as the peer reached it; none if the connection is gone already.
     pub local: Option<IpAddr>,
+    /// That of its admission.
+    pub ticket: Option<Ticket>,
 }
 
 /// The terms of one port. The waits are those of `limits`, unless a test shortens them.
@@ -271,9 +277,10 @@ impl<S: Service> Connection<'_, S> {
             Ok(Err(response)) => return self.decline(&head, &response, part).await.map(Next::Http),
             Err(_) => return Err(self.panicked()),
         };
-        let body = self.read_body(admission.body_limit).await?;
-        let request = Request { head, body, peer: self.peer, local: self.local };
-        let answer = self.respond(request, admission.departure).await?;
+        let Admission { body_limit, departure, ticket } = admission;
+        let body = self.read_body(body_limit).await?;
+        let request = Request { head, body, peer: self.peer, local: self.local, ticket };
+        let answer = self.respond(request, departure).await?;
         let afterwards = self.afterwards(keeps_alive);
         match answer {
             Answer::Whole(response) => self.send(&response, afterwards, part).await?,

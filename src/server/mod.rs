@@ -6,4 +6,5 @@ pub mod listener;
 pub mod network;
 pub mod origin;
 pub mod rest;
+pub mod socketio;
 pub mod tcp;

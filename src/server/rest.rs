@@ -145,7 +145,7 @@ impl Service for Rest {
         let (address, checked) = self.check(head, peer);
         match checked {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(_) => Ok(Admission { body_limit: self.desk.terms.get().frame_max, departure: Departure::GoesOn }),
+            Ok(_) => Ok(Admission { body_limit: self.desk.terms.get().frame_max, departure: Departure::GoesOn, ticket: None }),
             Err(refusal) => {
                 let answered = self.desk.refused(refusal);
                 log_answer(route, head, address, answered.status, clock::mono());
@@ -155,7 +155,7 @@ impl Service for Rest {
     }
 
     async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, peer, local } = request;
+        let Request { head, body, peer, local, .. } = request;
         let began = clock::mono();
         let route = match routes::find(head.method(), head.path()) {
             Ok(route) => route,

@@ -47,6 +47,7 @@ pub struct Porter {
     child: Child,
     pub tcp: SocketAddr,
     pub rest: SocketAddr,
+    pub socketio: SocketAddr,
     log: Arc<Mutex<String>>,
 }
 
@@ -72,7 +73,7 @@ impl Porter {
 
     /// Starts and waits until all ports listen.
     pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
-        let mut command = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+        let mut command = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
         command.args(flags);
         Porter::start_command(command)
     }
@@ -93,11 +94,13 @@ impl Porter {
         let mut address = |marker: &str| {
             let line = lines.by_ref().map_while(Result::ok).find(|line| line.contains(marker));
             let line = line.unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
-            line.rsplit(marker).next().unwrap().trim().parse().unwrap()
+            let address = line.rsplit(marker).next().unwrap().trim();
+            address.split('/').next().unwrap().parse().unwrap()
         };
-        let (tcp, rest) = (address("tcp://"), address("http://"));
+        let (tcp, rest) = (address("tcp://"), address("management    http://"));
+        let socketio = address("phones        http://");
         std::thread::spawn(move || lines.for_each(drop));
-        Porter { child, tcp, rest, log }
+        Porter { child, tcp, rest, socketio, log }
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,6 +1,7 @@
 //! Engine.IO protocol 3 (Protocol §8): requests, packets, polling bodies, and the life of one session. It carries messages and
 //! knows nothing of what they say.
 
+pub mod connection;
 pub mod packet;
 pub mod payload;
 pub mod request;

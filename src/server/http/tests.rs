@@ -41,8 +41,8 @@ impl Service for Probe {
         match head.path() {
             "/declined" => Err(Response::new(404, "text/plain", "declined")),
             "/panic-early" => panic!("asked for by the test"),
-            path if path.starts_with("/watched") => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::Ends }),
-            _ => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::GoesOn }),
+            path if path.starts_with("/watched") => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::Ends, ticket: None }),
+            _ => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::GoesOn, ticket: None }),
         }
     }
 
