@@ -104,9 +104,8 @@ struct State {
     sent: usize,
     /// Where a packet begins that is at or before `sent`: from here the end of the one being written is found.
     begin: usize,
-    doors: VecDeque<DoorLine>,
-    /// The rest of a door frame of which a part is written: nothing may come between.
-    door_rest: Option<DoorLine>,
+    /// Nearly no link ever has one: what each would need is not paid for by all.
+    doors: Option<Box<Doors>>,
     /// Part of `bounds.held`.
     held: usize,
     /// Lines were added since the last write.
@@ -125,6 +124,14 @@ struct State {
     peer_finished: bool,
     /// TCP_USER_TIMEOUT is set to the doors' 5 s.
     is_door: bool,
+}
+
+/// Door frames, ahead of all else.
+#[derive(Debug, Default)]
+struct Doors {
+    queue: VecDeque<DoorLine>,
+    /// The rest of one of which a part is written: nothing may come between.
+    rest: Option<DoorLine>,
 }
 
 #[derive(Debug)]
@@ -246,7 +253,7 @@ impl Outbox {
     pub fn has_units(&self) -> bool {
         let state = self.state();
         // What is stale is dropped when it is its turn: an answer may just be written with it in front.
-        state.sent < state.lines.len() || state.doors.iter().any(|door| !door.is_stale())
+        state.sent < state.lines.len() || state.door_frames().any(|door| !door.is_stale())
     }
 
     /// Offers the packets that wait, door frames first, to `fill`, which says how many it took from the front. They stay until
@@ -255,16 +262,18 @@ impl Outbox {
         let mut state = self.state();
         state.drop_stale(&self.bounds);
         let lines = Frames(&state.lines[state.sent..]);
-        let (value, taken) = fill(&mut state.doors.iter().map(|door| payload(&door.line)).chain(lines));
-        let doors = taken.min(state.doors.len());
-        let stale_at = state.doors.iter().take(doors).filter_map(|door| door.stale_at).min();
+        let (value, taken) = fill(&mut state.door_frames().map(|door| payload(&door.line)).chain(lines));
+        let doors = taken.min(state.door_frames().count());
+        let stale_at = state.door_frames().take(doors).filter_map(|door| door.stale_at).min();
         (value, Offered { doors, packets: taken - doors, stale_at })
     }
 
     /// Takes away what was offered and taken.
     pub fn remove(&self, offered: &Offered) {
         let mut state = self.state();
-        state.doors.drain(..offered.doors);
+        if offered.doors > 0 {
+            state.doors_mut().queue.drain(..offered.doors);
+        }
         for _ in 0..offered.packets {
             if let Some((head, length)) = websocket::extent(&state.lines[state.sent..]) {
                 state.took_lines(head + length);
@@ -277,9 +286,9 @@ impl Outbox {
     /// Adds the answer to a WebSocket's ping or close, ahead of all that is not being written.
     pub fn add_control(self: &Arc<Self>, frame: Vec<u8>) {
         let mut state = self.state();
-        let waiting: usize = state.doors.iter().map(|door| door.line.len()).sum();
+        let waiting: usize = state.door_frames().map(|door| door.line.len()).sum();
         if waiting + frame.len() <= CONTROL_BYTES_MAX {
-            state.doors.push_back(DoorLine { line: frame, stale_at: None });
+            state.doors_mut().queue.push_back(DoorLine { line: frame, stale_at: None });
         }
         drop(state);
         self.flush(&mut Vec::new());
@@ -376,12 +385,12 @@ impl Outbox {
             state.is_door = true;
             self.limit_user_timeout();
         }
-        if state.doors.len() >= DOOR_FRAMES_QUEUED_MAX {
+        if state.door_frames().count() >= DOOR_FRAMES_QUEUED_MAX {
             self.bounds.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         let stale_at = opened_at.map(|at| at + OPENING_AGE_MAX.as_micros() as u64);
-        state.doors.push_back(DoorLine { line, stale_at });
+        state.doors_mut().queue.push_back(DoorLine { line, stale_at });
         !std::mem::replace(&mut state.touched, true)
     }
 
@@ -603,8 +612,7 @@ impl State {
             lines: Vec::new(),
             sent: 0,
             begin: 0,
-            doors: VecDeque::new(),
-            door_rest: None,
+            doors: None,
             held: 0,
             touched: false,
             writing: false,
@@ -637,17 +645,27 @@ impl State {
         !std::mem::replace(&mut self.touched, true)
     }
 
+    /// Door frames of which nothing is written.
+    fn door_frames(&self) -> impl Iterator<Item = &DoorLine> {
+        self.doors.iter().flat_map(|doors| doors.queue.iter())
+    }
+
+    fn doors_mut(&mut self) -> &mut Doors {
+        self.doors.get_or_insert_default()
+    }
+
     /// What to write next: a frame that is partly written, then door frames, then all other lines.
     fn next_source(&mut self, bounds: &Bounds) -> Result<Option<Source>, TooOld> {
-        if let Some(rest) = &self.door_rest {
+        let Some(doors) = &self.doors else { return Ok((self.sent < self.lines.len()).then_some(Source::Lines)) };
+        if let Some(rest) = &doors.rest {
             return if rest.is_stale() { Err(TooOld) } else { Ok(Some(Source::DoorRest)) };
         }
-        if !self.doors.is_empty() {
+        if !doors.queue.is_empty() {
             if self.rest_of_unit() > 0 {
                 return Ok(Some(Source::Line));
             }
             self.drop_stale(bounds);
-            if !self.doors.is_empty() {
+            if self.door_frames().next().is_some() {
                 return Ok(Some(Source::Door));
             }
         }
@@ -682,23 +700,30 @@ impl State {
                 let end = self.sent + self.rest_of_unit();
                 &self.lines[self.sent..end]
             }
-            Source::Door => self.doors.front().map_or(&[], |door| &door.line),
-            Source::DoorRest => self.door_rest.as_ref().map_or(&[], |rest| &rest.line),
+            Source::Door => self.door_frames().next().map_or(&[], |door| &door.line),
+            Source::DoorRest => self.doors.as_ref().and_then(|doors| doors.rest.as_ref()).map_or(&[], |rest| &rest.line),
         }
     }
 
     fn took(&mut self, source: Source, bytes: usize) {
         match source {
             Source::Lines | Source::Line => self.took_lines(bytes),
-            Source::Door => self.door_rest = self.doors.pop_front().and_then(|door| door.rest(bytes)),
-            Source::DoorRest => self.door_rest = self.door_rest.take().and_then(|rest| rest.rest(bytes)),
+            Source::Door => {
+                let doors = self.doors_mut();
+                doors.rest = doors.queue.pop_front().and_then(|door| door.rest(bytes));
+            }
+            Source::DoorRest => {
+                let doors = self.doors_mut();
+                doors.rest = doors.rest.take().and_then(|rest| rest.rest(bytes));
+            }
         }
     }
 
     fn drop_stale(&mut self, bounds: &Bounds) {
-        let before = self.doors.len();
-        self.doors.retain(|door| !door.is_stale());
-        let stale = before - self.doors.len();
+        let Some(doors) = &mut self.doors else { return };
+        let before = doors.queue.len();
+        doors.queue.retain(|door| !door.is_stale());
+        let stale = before - doors.queue.len();
         if stale > 0 {
             bounds.stale.fetch_add(stale, Ordering::Relaxed);
             log::warn!("door_stale frames={stale} where=outbox");
@@ -740,5 +765,160 @@ impl State {
         if buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX && spare.len() < spare.capacity() {
             spare.push(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn bounds() -> Arc<Bounds> {
+        Arc::new(Bounds {
+            per_link: AtomicUsize::new(64 << 20),
+            total: AtomicUsize::new(64 << 20),
+            held: AtomicUsize::new(0),
+            stale: AtomicUsize::new(0),
+            dropped: AtomicUsize::new(0),
+            drained: Box::new(|_| ()),
+        })
+    }
+
+    fn packets(bounds: &Arc<Bounds>) -> Arc<Outbox> {
+        Arc::new(Outbox::of_packets(LinkId { index: 0, generation: 0 }, Arc::clone(bounds)))
+    }
+
+    /// A socket's two ends: the server's, and the client's as it is read in tests.
+    fn socket() -> (TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        (server.into(), client)
+    }
+
+    fn add(outbox: &Outbox, packet: &str) {
+        outbox.add(&mut Vec::new(), |out| out.extend_from_slice(packet.as_bytes()));
+    }
+
+    fn add_door(outbox: &Outbox, packet: &str, opened_at: u64) {
+        let mut unit = Vec::new();
+        websocket::frame(Opcode::Text, &mut unit, |out| out.extend_from_slice(packet.as_bytes()));
+        outbox.add_door(unit, Some(opened_at));
+    }
+
+    /// Time has passed for the opening that was added last.
+    fn age(outbox: &Outbox) {
+        outbox.state().doors_mut().queue.back_mut().unwrap().stale_at = Some(0);
+    }
+
+    /// What a poll would take, at most so many packets.
+    fn poll(outbox: &Outbox, most: usize) -> (Vec<String>, Offered) {
+        outbox.offer_packets(|packets| {
+            let taken: Vec<String> = packets.take(most).map(|packet| String::from_utf8(packet.to_vec()).unwrap()).collect();
+            let count = taken.len();
+            (taken, count)
+        })
+    }
+
+    /// The payloads of all frames that come until the server has closed its side.
+    fn received(client: &mut std::net::TcpStream) -> Vec<Vec<u8>> {
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).unwrap();
+        let mut rest = &bytes[..];
+        let mut payloads = Vec::new();
+        while !rest.is_empty() {
+            let (head, length) = websocket::extent(rest).unwrap();
+            payloads.push(rest[head..head + length].to_vec());
+            rest = &rest[head + length..];
+        }
+        payloads
+    }
+
+    #[test]
+    fn what_a_poll_did_not_take_goes_by_the_websocket() {
+        let (bounds, long) = (bounds(), "x".repeat(200));
+        let outbox = packets(&bounds);
+        for packet in ["one", &long, "three", "four"] {
+            add(&outbox, packet);
+        }
+        outbox.flush(&mut Vec::new());
+        let (taken, offered) = poll(&outbox, 2);
+        assert_eq!(taken, ["one", &long]);
+        assert_eq!(poll(&outbox, 2).0, taken, "what was not removed is offered again");
+        outbox.remove(&offered);
+        assert_eq!(poll(&outbox, 1).0, ["three"]);
+        let (server, mut client) = socket();
+        outbox.attach(server);
+        add(&outbox, "five");
+        outbox.close();
+        outbox.flush(&mut Vec::new());
+        assert_eq!(received(&mut client), [&b"three"[..], b"four", b"five", &1000_u16.to_be_bytes()]);
+        assert_eq!(bounds.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn openings_go_first_and_not_when_they_are_old() {
+        let (bounds, now) = (bounds(), clock::mono_us());
+        let outbox = packets(&bounds);
+        add(&outbox, "first");
+        add_door(&outbox, "stale", now);
+        age(&outbox);
+        add_door(&outbox, "open", now);
+        let (taken, offered) = poll(&outbox, 9);
+        assert_eq!(taken, ["open", "first"]);
+        assert_eq!(offered.stale_at, Some(now + OPENING_AGE_MAX.as_micros() as u64));
+        assert_eq!(bounds.stale.load(Ordering::Relaxed), 1);
+        outbox.remove(&offered);
+        add_door(&outbox, "stale too", now);
+        age(&outbox);
+        assert!(!outbox.has_units());
+        assert_eq!(poll(&outbox, 9).0, [""; 0]);
+    }
+
+    #[test]
+    fn an_opening_waits_for_the_packet_that_is_partly_written_and_no_longer() {
+        let bounds = bounds();
+        let outbox = packets(&bounds);
+        let (server, mut client) = socket();
+        outbox.attach(server);
+        // More than two sockets hold.
+        let large = "x".repeat(1 << 20);
+        for _ in 0..16 {
+            add(&outbox, &large);
+        }
+        outbox.flush(&mut Vec::new());
+        add_door(&outbox, "open", clock::mono_us());
+        outbox.close();
+        outbox.flush(&mut Vec::new());
+        let frames = received(&mut client);
+        let at = frames.iter().position(|frame| frame == b"open").unwrap();
+        assert!(at < 16, "it was behind all");
+        assert!(frames.iter().filter(|frame| frame.len() == large.len()).count() == 16);
+        assert_eq!(frames.last().unwrap(), &1000_u16.to_be_bytes());
+    }
+
+    #[test]
+    fn whoever_polls_hears_of_packets_and_of_the_end() {
+        let bounds = bounds();
+        let outbox = packets(&bounds);
+        let wait = |outbox: Arc<Outbox>| {
+            async_std::task::spawn(poll_fn(move |context| {
+                outbox.register(context.waker());
+                if outbox.has_units() || outbox.is_closing() { Poll::Ready(()) } else { Poll::Pending }
+            }))
+        };
+        let waiting = wait(Arc::clone(&outbox));
+        add(&outbox, "one");
+        outbox.flush(&mut Vec::new());
+        async_std::task::block_on(async_std::future::timeout(PATIENCE, waiting)).unwrap();
+        outbox.remove(&poll(&outbox, 1).1);
+        let waiting = wait(Arc::clone(&outbox));
+        outbox.cut();
+        async_std::task::block_on(async_std::future::timeout(PATIENCE, waiting)).unwrap();
     }
 }
