@@ -369,11 +369,16 @@ impl SocketIoLink {
         self.outbox.attach(stream);
     }
 
+    /// Its client has left: the hub forgets it, once the frames handed over are acted on.
+    pub fn part(&self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+
     /// It is over: the hub forgets it, and what waits goes out if there is a socket to write it to.
     pub fn leave(&self) {
         self.outbox.close();
         self.outbox.flush(&mut Vec::new());
-        self.shared.submit(Input::Gone(self.id));
+        self.part();
     }
 
     /// What waits for it.

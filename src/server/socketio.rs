@@ -156,7 +156,7 @@ impl SocketIo {
         Answer::Watched { response: uncached(response), written: Box::new(move || guard.done()), within: None }
     }
 
-    fn open_websocket(self: &Arc<Self>, head: &Head, peer: IpAddr, query: &Query, needs_token: bool) -> Answer {
+    fn open_websocket(&self, head: &Head, peer: IpAddr, query: &Query, needs_token: bool) -> Answer {
         let handshake = match websocket::accept(head) {
             Ok(handshake) => handshake,
             Err(refusal) => return bad_upgrade(&refusal).into(),
@@ -285,12 +285,9 @@ fn full(head: &Head, language: Language) -> Response {
     with_cors(refused_frame(refusal, language), head).header("Retry-After", "5")
 }
 
-/// The service as the HTTP loop calls it. Polls wait in it, so each request has its own clone of the server.
-pub struct SocketIoService(pub Arc<SocketIo>);
-
-impl Service for SocketIoService {
+impl Service for SocketIo {
     fn admit(&self, head: &Head, _peer: IpAddr) -> Result<Admission, Response> {
-        let wish = self.0.judge(head)?;
+        let wish = self.judge(head)?;
         Ok(match wish {
             // From its head on: a second POST while one is being read ends the session, however slow the first is.
             Wish::Post { session } => {
@@ -306,28 +303,28 @@ impl Service for SocketIoService {
         let Request { head, body, peer, ticket, .. } = request;
         if let Some(guard) = ticket.and_then(|ticket| ticket.downcast::<PostGuard>().ok()) {
             return match Query::parse(head.query().unwrap_or_default()) {
-                Ok(query) => self.0.post(&head, &body, *guard, &query).await,
-                Err(why) => self.0.refusal(&head, why).into(),
+                Ok(query) => self.post(&head, &body, *guard, &query).await,
+                Err(why) => self.refusal(&head, why).into(),
             };
         }
-        match self.0.judge(&head) {
+        match self.judge(&head) {
             Ok(Wish::Handshake { transport: Transport::Polling, query, needs_token }) => {
-                self.0.open_polling(&head, peer, &query, needs_token)
+                self.open_polling(&head, peer, &query, needs_token)
             }
             Ok(Wish::Handshake { transport: Transport::Websocket, query, needs_token }) => {
-                self.0.open_websocket(&head, peer, &query, needs_token)
+                self.open_websocket(&head, peer, &query, needs_token)
             }
-            Ok(Wish::Poll { session, query }) => self.0.poll(&head, session, &query).await,
-            Ok(Wish::Upgrade { session }) => self.0.upgrade(&head, session),
+            Ok(Wish::Poll { session, query }) => self.poll(&head, session, &query).await,
+            Ok(Wish::Upgrade { session }) => self.upgrade(&head, session),
             // Its session has moved since its head came.
-            Ok(Wish::Post { .. }) => self.0.refusal(&head, BadRequest::Mismatch).into(),
+            Ok(Wish::Post { .. }) => self.refusal(&head, BadRequest::Mismatch).into(),
             Err(response) => response.into(),
         }
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {
         log::debug!("socketio_refused status={} field={}", refusal.status, refusal.refusal.field);
-        refused_frame(refusal, self.0.terms.get().language).header("Access-Control-Allow-Origin", "*")
+        refused_frame(refusal, self.terms.get().language).header("Access-Control-Allow-Origin", "*")
     }
 }
 
@@ -335,6 +332,5 @@ impl Service for SocketIoService {
 pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http::Options>, server: Arc<SocketIo>) {
     let shutdown = options.shutdown.clone();
     async_std::task::spawn(table::sweep(Arc::clone(&server.sessions), shutdown.clone()));
-    let service = Arc::new(SocketIoService(server));
-    listener.run(permits, shutdown, |accepted| http::serve(accepted, Arc::clone(&options), Arc::clone(&service))).await;
+    listener.run(permits, shutdown, |accepted| http::serve(accepted, Arc::clone(&options), Arc::clone(&server))).await;
 }

@@ -16,7 +16,7 @@ use rustix::net::{SendFlags, send};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
 use crate::names::Alias;
 use crate::protocol::engineio::Malformed;
-use crate::protocol::engineio::connection::{Connection, Input, Output, PollAnswer, PostAnswer, RequestId, fill};
+use crate::protocol::engineio::connection::{Connection, Filled, Input, Output, PollAnswer, PostAnswer, RequestId, fill};
 use crate::protocol::engineio::packet::{self, Data, Kind, Packet};
 use crate::protocol::engineio::payload::{self, Body, Encoding};
 use crate::protocol::engineio::request::{self, BadRequest, Query, Sid, Transport};
@@ -29,6 +29,9 @@ use crate::runtime::handle::SocketIoLink;
 use crate::runtime::outbox::Offered;
 use crate::server::socketio::table::Sessions;
 
+/// The answer that carries packets and nothing else.
+const NOTHING_MORE: PollAnswer = PollAnswer::Queue { pong: false, close: false };
+const NO_PACKETS: [&[u8]; 0] = [];
 /// The request that opened a session.
 pub(super) const OPENING: RequestId = RequestId(0);
 /// Pings are passed on to the hub at most this often: it wants to know who was heard from longest ago, not each ping.
@@ -50,6 +53,8 @@ pub(super) struct Session {
 struct State {
     machine: Connection,
     messages: socketio::Decoder,
+    /// The client has left: what it says no longer counts.
+    has_left: bool,
     /// Answers laid down for those who wait: at most two polls and a POST at a time.
     polls: Vec<(RequestId, PollAnswer)>,
     posts: Vec<(RequestId, PostAnswer)>,
@@ -59,17 +64,24 @@ struct State {
     heard_told: u64,
 }
 
-/// Frames that came together, and when.
+/// Frames that came together.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub frames: Vec<Request>,
+    frames: Vec<Request>,
     bytes: usize,
+    /// Behind them the client has left; its transport is for itself to close.
+    leaves: bool,
 }
 
 impl Batch {
     /// Whether it is to be handed over before more is read.
     pub(super) fn is_full(&self) -> bool {
         self.frames.len() >= BATCH_FRAMES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
+    /// Whether there is something to hand over.
+    pub(super) fn is_something(&self) -> bool {
+        !self.frames.is_empty() || self.leaves
     }
 }
 
@@ -92,8 +104,15 @@ impl Session {
             Transport::Polling => Connection::on_polling(now),
             Transport::Websocket => Connection::on_websocket(OPENING, now),
         };
-        let state =
-            State { machine, messages: socketio::Decoder::new(), polls: Vec::new(), posts: Vec::new(), probing: None, heard_told: now };
+        let state = State {
+            machine,
+            messages: socketio::Decoder::new(),
+            has_left: false,
+            polls: Vec::new(),
+            posts: Vec::new(),
+            probing: None,
+            heard_told: now,
+        };
         Session { sid, base64, link, requests: AtomicU64::new(OPENING.0 + 1), state: Mutex::new(state), table }
     }
 
@@ -261,6 +280,7 @@ impl Session {
             Data::Binary(_) => return state.messages.binary().is_ok(),
         };
         match state.messages.text(text) {
+            Ok(_) if state.has_left => {}
             Ok(socketio::Packet::Event(event)) => {
                 if let Some(known) = Event::named(&event.name) {
                     batch.bytes += text.len();
@@ -277,7 +297,8 @@ impl Session {
                 self.link.add(&packet);
             }
             Ok(socketio::Packet::Disconnect) => {
-                batch.frames.push(Event::Disconnect.read(None, false, None));
+                state.has_left = true;
+                batch.leaves = true;
             }
             Ok(socketio::Packet::Ignored) => {}
             Err(why) => {
@@ -290,16 +311,18 @@ impl Session {
 
     /// Hands a batch to the hub when it is its turn. False: the session is over.
     pub(super) async fn hand_over(&self, batch: &mut Batch) -> bool {
-        let frames = std::mem::take(batch).frames;
-        if frames.is_empty() {
-            return true;
+        let Batch { frames, leaves, .. } = std::mem::take(batch);
+        if !frames.is_empty() {
+            let at = clock::mono_us();
+            self.link.ready().await;
+            if self.link.is_closing() {
+                return false;
+            }
+            self.link.submit(frames, at);
         }
-        let at = clock::mono_us();
-        self.link.ready().await;
-        if self.link.is_closing() {
-            return false;
+        if leaves {
+            self.link.part();
         }
-        self.link.submit(frames, at);
         true
     }
 
@@ -334,7 +357,13 @@ impl Session {
         let content_type = encoding.content_type();
         let outbox = self.link.outbox();
         let (filled, offered) = outbox.offer_packets(|packets| {
-            let filled = fill(answer, encoding, packets);
+            let filled = fill(answer, encoding, packets).map(|filled| match filled {
+                // What waited has grown too old just now: a body without a packet is none.
+                Filled { taken: 0, closed: false, .. } if answer == NOTHING_MORE => {
+                    fill(PollAnswer::Noop, encoding, NO_PACKETS).unwrap_or(filled)
+                }
+                filled => filled,
+            });
             let taken = filled.as_ref().map_or(0, |filled| filled.taken);
             (filled, taken)
         });

@@ -84,13 +84,13 @@ impl Socket {
         let mut batch = Batch::default();
         for _ in 0..READS_PER_TURN {
             let is_over = !self.decode(&mut batch);
-            if is_over || !batch.frames.is_empty() {
+            if is_over || batch.is_something() {
                 return Poll::Ready((batch, is_over));
             }
             if !self.decoder.has_input() && !ready!(self.poll_read(context, &mut batch)) {
                 return Poll::Ready((batch, true));
             }
-            if !batch.frames.is_empty() {
+            if batch.is_something() {
                 return Poll::Ready((batch, false));
             }
         }
