@@ -7,6 +7,7 @@
 //! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
 
 mod aliases;
+pub mod backup;
 mod cause;
 mod columns;
 mod connection;
@@ -23,9 +24,11 @@ mod migrate;
 mod reader;
 mod reports;
 mod reserve;
+pub mod restore;
 #[cfg(test)]
 mod samples;
 mod transaction;
+pub mod verify;
 mod writer;
 
 use std::fmt;
