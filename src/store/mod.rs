@@ -15,6 +15,7 @@ mod database;
 pub mod door_log;
 pub mod fault;
 mod folder;
+pub mod health;
 mod keys;
 mod load;
 mod messages;

@@ -104,7 +104,9 @@ fn aside(database: &Path, ready: &Path) -> Result<Option<PathBuf>, Fault> {
     };
     let seconds = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let time: String = Connection::open_in_memory()
-        .and_then(|sqlite| sqlite.query_row("SELECT strftime('%Y%m%dT%H%M%SZ', ?1, 'unixepoch')", (seconds.cast_signed(),), |row| row.get(0)))
+        .and_then(|sqlite| {
+            sqlite.query_row("SELECT strftime('%Y%m%dT%H%M%SZ', ?1, 'unixepoch')", (seconds.cast_signed(),), |row| row.get(0))
+        })
         .map_err(Fault::database(ready, "name what is set aside for"))?;
     Ok(Some(with(database, &format!(".before-{time}"))))
 }
