@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::store::connection::open_reader;
+use crate::store::connection::{open_reader, open_untouched};
 use crate::store::fault::Fault;
 use crate::store::{database, meta, mids, migrate, restore, verify};
+
+/// The log of the database: it is there as long as a server runs, and after one that was killed.
+const LOG: &str = "porter.db-wal";
 
 /// The database as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,17 +51,29 @@ pub fn examine(folder: &Path, limit: Duration) -> Result<Option<Facts>, Fault> {
     if std::fs::metadata(&path).map_or(0, |found| found.len()) == 0 {
         return Ok(None);
     }
-    let failed = |error| Fault::database(&path, "read")(error);
-    let connection = open_reader(&path).map_err(failed)?;
-    let version = migrate::version(&connection, &path)?;
-    let (mid_block, newest_wall) = counters(&connection, &path, version)?;
-    let integrity = match verify::within(&connection, limit, || verify::contradictions(&connection)) {
+    let log = folder.join(LOG);
+    if !log.exists() {
+        let found = open_untouched(&path).map_err(Fault::database(&path, "open")).and_then(|connection| facts(&connection, &path, limit));
+        // A server that has started meanwhile may have changed what was being read.
+        if !log.exists() {
+            return found.map(Some);
+        }
+    }
+    let connection = open_reader(&path).map_err(Fault::database(&path, "open"))?;
+    facts(&connection, &path, limit).map(Some)
+}
+
+fn facts(connection: &Connection, path: &Path, limit: Duration) -> Result<Facts, Fault> {
+    let failed = |error| Fault::database(path, "read")(error);
+    let version = migrate::version(connection, path)?;
+    let (mid_block, newest_wall) = counters(connection, path, version)?;
+    let integrity = match verify::within(connection, limit, || verify::contradictions(connection)) {
         Ok(none) if none.is_empty() => Integrity::Whole,
         Ok(lines) => Integrity::Damaged(lines.join("; ")),
         Err(error) if verify::is_interrupted(&error) => Integrity::Unknown,
         Err(error) => return Err(failed(error)),
     };
-    Ok(Some(Facts { version, known: migrate::KNOWN, mid_block, newest_wall, integrity }))
+    Ok(Facts { version, known: migrate::KNOWN, mid_block, newest_wall, integrity })
 }
 
 fn counters(connection: &Connection, path: &Path, version: u32) -> Result<(u64, u64), Fault> {
@@ -99,6 +114,9 @@ mod tests {
         let facts = examine(&scratch.data(), LIMIT).unwrap().unwrap();
         assert_eq!((facts.version, facts.mid_block, facts.newest_wall, facts.integrity), (facts.known, 1, 5_001, Integrity::Whole));
         assert_eq!(mids(&scratch.data()).unwrap(), Some(1));
+        database.close();
+        assert!(examine(&scratch.data(), LIMIT).unwrap().is_some());
+        assert!(!scratch.file(LOG).exists() && !scratch.file("porter.db-shm").exists(), "looking left files behind");
     }
 
     #[test]

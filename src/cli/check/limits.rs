@@ -34,12 +34,12 @@ fn files(settings: &Effective, server: Option<&Server>, findings: &mut Findings)
     match of_server {
         Some((pid, _)) => {
             let text = format!("{text}. For good: LimitNOFILE={needed} in its unit; until its next start");
-            findings.wrong("open files", text, Mend::Run(format!("sudo prlimit --pid {pid} --nofile={needed}:{needed}")));
+            findings.warning("open files", text, Mend::Run(format!("sudo prlimit --pid {pid} --nofile={needed}:{needed}")));
         }
         None => {
             let text = format!("{text}. Under systemd set LimitNOFILE={needed} in the unit; or lower the setting");
             let fits = allowed.saturating_sub(OTHER_FILES).max(1);
-            findings.wrong("open files", text, set(settings, "limits.connections", &fits.to_string()));
+            findings.warning("open files", text, set(settings, "limits.connections", &fits.to_string()));
         }
     }
 }
