@@ -158,6 +158,12 @@ impl Effective {
         next
     }
 
+    /// Where the value of a setting stands.
+    #[must_use]
+    pub fn source(&self, key: &str) -> &Source {
+        self.values.get(key).map_or(&Source::Default, |(_, source)| source)
+    }
+
     /// The settings in force as a file that would give the same: each with its comment and where it came from.
     #[must_use]
     pub fn to_toml(&self) -> String {
@@ -335,10 +341,19 @@ impl fmt::Display for Value {
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
+pub enum Source {
+    /// In the embedded file alone.
     Default,
-    File { path: String, line: usize },
+    /// In the file of settings.
+    File {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// In a variable of that name.
     Variable(String),
+    /// Behind that flag.
     Flag(String),
 }
 

@@ -16,8 +16,14 @@ pub(super) enum Command {
     Version,
     /// `porter serve`.
     Serve,
+    /// `porter check`.
+    Check,
     /// `porter config`.
     Config,
+    /// `porter backup`.
+    Backup,
+    /// `porter restore`.
+    Restore,
     /// `porter token new`.
     TokenNew,
     /// `porter token import`.
@@ -52,12 +58,15 @@ pub(super) struct Spec {
 /// All commands, in the order of the help.
 pub(super) const COMMANDS: &[Spec] = &[
     Spec { command: Command::Serve, name: "serve", options: &[], switches: &["accept-data-loss"], settings: None, words_max: 0 },
+    Spec { command: Command::Check, name: "check", options: &[], switches: &[], settings: None, words_max: 0 },
+    Spec { command: Command::Backup, name: "backup", options: &[], switches: &["overwrite"], settings: FOLDER, words_max: 1 },
+    Spec { command: Command::Restore, name: "restore", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
     Spec { command: Command::Config, name: "config", options: &[], switches: &[], settings: None, words_max: 0 },
-    Spec { command: Command::TokenNew, name: "token new", options: CLAIMS, switches: &[], settings: KEYRING, words_max: 0 },
-    Spec { command: Command::TokenImport, name: "token import", options: CLAIMS, switches: &[], settings: KEYRING, words_max: 0 },
-    Spec { command: Command::TokenInspect, name: "token inspect", options: &[], switches: &[], settings: KEYRING, words_max: 1 },
-    Spec { command: Command::TokenRevoke, name: "token revoke", options: &[], switches: &[], settings: KEYRING, words_max: 1 },
-    Spec { command: Command::TokenRevoked, name: "token revoked", options: &[], switches: &[], settings: KEYRING, words_max: 0 },
+    Spec { command: Command::TokenNew, name: "token new", options: CLAIMS, switches: &[], settings: FOLDER, words_max: 0 },
+    Spec { command: Command::TokenImport, name: "token import", options: CLAIMS, switches: &[], settings: FOLDER, words_max: 0 },
+    Spec { command: Command::TokenInspect, name: "token inspect", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
+    Spec { command: Command::TokenRevoke, name: "token revoke", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
+    Spec { command: Command::TokenRevoked, name: "token revoked", options: &[], switches: &[], settings: FOLDER, words_max: 0 },
     Spec {
         command: Command::Publish,
         name: "pub",
@@ -77,7 +86,7 @@ pub(super) const COMMANDS: &[Spec] = &[
 ];
 
 const CLAIMS: &[&str] = &["role", "label", "alias", "expires"];
-const KEYRING: Option<&[&str]> = Some(&["data_dir", "log.level"]);
+const FOLDER: Option<&[&str]> = Some(&["data_dir", "log.level"]);
 
 /// A command line that fits its command.
 #[derive(Debug)]
@@ -277,8 +286,8 @@ mod tests {
             ("serve --rest-port 1 -h", Command::Help(Some(0))),
             ("help token", Command::Help(None)),
             ("token --help", Command::Help(None)),
-            ("help token new", Command::Help(Some(2))),
-            ("token new --help", Command::Help(Some(2))),
+            ("help token new", Command::Help(Some(5))),
+            ("token new --help", Command::Help(Some(5))),
             ("--version", Command::Version),
             ("-V", Command::Version),
         ] {

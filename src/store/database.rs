@@ -15,10 +15,10 @@ use crate::store::fault::{Chain, Fault};
 use crate::store::folder::Folder;
 use crate::store::mids::{self, Block};
 use crate::store::reserve::Reserve;
-use crate::store::{load, meta, migrate, transaction};
+use crate::store::{load, meta, migrate, restore, transaction};
 
 /// The database's name in the data folder.
-const FILE: &str = "porter.db";
+pub(super) const FILE: &str = "porter.db";
 /// The reserve's name in the data folder.
 const RESERVE_FILE: &str = "reserve";
 /// Empty pages that the database file keeps for what comes next, about 8 MB: giving them back and taking them again costs
@@ -56,6 +56,9 @@ impl Database {
     /// Opens the database in `folder`; creates, migrates and checks it as needed.
     pub(super) fn open(folder: Folder, accept_data_loss: bool, reserve_bytes: u64) -> Result<Database, Fault> {
         let path = folder.file(FILE);
+        if let Some(aside) = restore::finish(&folder)? {
+            log::warn!("store event=restore_finished file={} set_aside={}", path.display(), aside.display());
+        }
         let mut reserve = Reserve::new(folder.file(RESERVE_FILE), reserve_bytes);
         let must_have_data = mids::is_present(&folder) && !accept_data_loss;
         if must_have_data && !path.exists() {
@@ -166,7 +169,14 @@ impl Database {
                 }
                 // Even a short wait for a long reader is too much at each commit.
                 *cut_at = if cut.busy { cut.pages + CHECKPOINT_PAGES } else { LOG_PAGES_MAX };
-            } else if log.pending >= CHECKPOINT_PAGES {
+                return Ok(());
+            }
+            // The reader is gone and the log has begun anew: the usual bound is in force again.
+            if log.pages < LOG_PAGES_MAX && *cut_at != LOG_PAGES_MAX {
+                log::info!("store event=log_short pages={}", log.pages);
+                *cut_at = LOG_PAGES_MAX;
+            }
+            if log.pending >= CHECKPOINT_PAGES {
                 checkpoint(connection, Checkpoint::Passive)?;
             }
             Ok(())
@@ -303,7 +313,7 @@ impl Database {
 }
 
 /// Opens the file and brings it to the version that this program knows.
-fn open_current(path: &Path, must_have_data: bool) -> Result<Connection, Fault> {
+pub(super) fn open_current(path: &Path, must_have_data: bool) -> Result<Connection, Fault> {
     let connection = open_writer(path)?;
     let version = migrate::version(&connection, path)?;
     if version == 0 && must_have_data {
@@ -553,6 +563,11 @@ mod tests {
         let log = || std::fs::metadata(scratch.file("porter.db-wal")).unwrap().len();
         assert!(log() > LOG_PAGES_MAX * 4_096);
         shell.execute_batch("ROLLBACK").unwrap();
+        // The next commit finds all of it moved and begins the log anew: from there on the usual bound holds.
+        database.idle();
+        assert_eq!(database.commit(&batch(2, saves(1..2))), committed());
+        database.after_commit();
+        assert_eq!(database.cut_at, LOG_PAGES_MAX);
         database.cut_at = 1;
         database.after_commit();
         assert_eq!((log(), database.cut_at), (0, LOG_PAGES_MAX));

@@ -57,6 +57,58 @@ pub enum Fault {
         /// The database.
         database: PathBuf,
     },
+    /// There is no database to copy.
+    NoDatabase {
+        /// Where it should be.
+        database: PathBuf,
+    },
+    /// A file is no database of Porter's, or contradicts itself.
+    NotWhole {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A backup would replace what is there.
+    Exists {
+        /// What is there.
+        target: PathBuf,
+        /// Whether it is a file, which could be replaced.
+        is_file: bool,
+    },
+    /// A backup would lie in the data folder itself.
+    BackupInside {
+        /// The backup.
+        target: PathBuf,
+    },
+    /// Another process writes a backup to the same file.
+    BackupRuns {
+        /// The unfinished backup.
+        path: PathBuf,
+    },
+    /// There is too little space for a copy.
+    NoSpace {
+        /// The copy.
+        path: PathBuf,
+        /// What must be free, in bytes.
+        needed: u64,
+        /// What is free, in bytes.
+        free: u64,
+    },
+    /// A restore was interrupted when its database was ready.
+    RestorePending {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// A database can't be copied.
+    Copy {
+        /// The original.
+        from: PathBuf,
+        /// The copy.
+        to: PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
     /// A file can't be read or written.
     File {
         /// The file or folder.
@@ -93,11 +145,16 @@ impl Fault {
         move |source| Fault::Database { path: path.to_owned(), action, source }
     }
 
+    /// For `map_err`: copying the database `from` to `to` failed.
+    pub(super) fn copying(from: &Path, to: &Path) -> impl FnOnce(rusqlite::Error) -> Fault {
+        move |source| Fault::Copy { from: from.to_owned(), to: to.to_owned(), source }
+    }
+
     /// What the fault means while the server runs.
     pub(super) fn trouble(&self) -> Trouble {
         let full = match self {
             Fault::File { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Fault::Database { source, .. } => cause(source) == Cause::Full,
+            Fault::Database { source, .. } | Fault::Copy { source, .. } => cause(source) == Cause::Full,
             _ => false,
         };
         if full { Trouble::Full } else { Trouble::Disk }
@@ -107,7 +164,7 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::InUse { folder } => write!(f, "another porter is running on this data folder: {}", folder.display()),
+            Fault::InUse { folder } => write!(f, "another porter is running on this data folder: {}; stop it first", folder.display()),
             Fault::DataLost { database } => write!(
                 f,
                 "{} is missing or empty, but the file mids beside it says that this folder held data: restore a backup, \
@@ -136,6 +193,38 @@ impl fmt::Display for Fault {
             Fault::Held { database } => {
                 write!(f, "another program is reading {}: end it, so that the database's log can be written back", database.display())
             }
+            Fault::NoDatabase { database } => write!(f, "there is no database {}: is --data-dir right?", database.display()),
+            Fault::NotWhole { path, why } => {
+                write!(f, "{} is damaged or no database of porter's: {why}", path.display())
+            }
+            Fault::Exists { target, is_file: true } => {
+                write!(f, "{} is already there: choose another name, or replace it with --overwrite", target.display())
+            }
+            Fault::Exists { target, is_file: false } => write!(f, "{} is no file: name the file to write", target.display()),
+            Fault::BackupInside { target } => {
+                write!(f, "{} is in the data folder and would be lost with it: name a file on another disk", target.display())
+            }
+            Fault::BackupRuns { path } => write!(f, "another backup to this file is running: it writes {}", path.display()),
+            Fault::NoSpace { path, needed, free } => write!(
+                f,
+                "too little space for {}: {} MB must be free, {} MB are; free some, or name a file on another disk",
+                path.display(),
+                needed.div_ceil(1 << 20),
+                free >> 20
+            ),
+            Fault::RestorePending { folder } => write!(
+                f,
+                "a restore of {} was interrupted when its database was ready: start porter, which puts it in place, or restore again",
+                folder.display()
+            ),
+            Fault::Copy { from, to, source } => {
+                write!(f, "can't copy {} to {}", from.display(), to.display())?;
+                match cause(source) {
+                    Cause::Damaged => f.write_str(": the original is damaged"),
+                    Cause::Full => f.write_str(": the disk is full. Free some space"),
+                    Cause::Value | Cause::Disk => Ok(()),
+                }
+            }
             Fault::File { path, action, .. } => write!(f, "can't {action} {}", path.display()),
             Fault::Database { path, action, source } => {
                 write!(f, "can't {action} {}", path.display())?;
@@ -156,14 +245,14 @@ impl Error for Fault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Fault::File { source, .. } | Fault::Thread { source } => Some(source),
-            Fault::Database { source, .. } => Some(source),
+            Fault::Database { source, .. } | Fault::Copy { source, .. } => Some(source),
             _ => None,
         }
     }
 }
 
-/// A fault with all its causes on one line, for the log.
-pub(super) struct Chain<'a>(pub(super) &'a dyn Error);
+/// A fault with all its causes on one line, for the log and the command line.
+pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

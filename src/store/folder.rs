@@ -3,7 +3,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::store::fault::Fault;
@@ -11,7 +11,7 @@ use crate::store::fault::Fault;
 /// Only the owner of the process enters the folder.
 const FOLDER_MODE: u32 = 0o700;
 /// Only the owner of the process reads its files.
-const FILE_MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
 
 /// A data folder, locked against other processes until it is dropped.
 pub(super) struct Folder {
@@ -32,6 +32,7 @@ impl Folder {
         let lock_path = path.join("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&lock_path);
         let lock = lock.map_err(Fault::file(&lock_path, "open"))?;
+        hand_over(&lock, path).map_err(Fault::file(&lock_path, "set the owner of"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(Fault::InUse { folder: path.to_owned() }),
@@ -79,7 +80,26 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create_new(true).write(true).mode(FILE_MODE).open(path)?;
     // The umask may have taken bits away; SQLite gives -wal and -shm the mode of the database.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    hand_over(&file, path.parent().unwrap_or(path))?;
     Ok(file)
+}
+
+/// Gives a file that root made in the folder of another account to that account, which could not open it otherwise.
+fn hand_over(file: &File, folder: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (file_owner, owner) = (file.metadata()?, std::fs::metadata(folder)?);
+    if file_owner.uid() == owner.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
+/// Bytes that may still be written to the disk that a file or folder is on.
+pub(super) fn free_space(path: &Path) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use crate::names::Mid;
 use crate::store::fault::Fault;
@@ -97,8 +98,30 @@ impl Block {
     }
 }
 
-fn read(folder: &Folder) -> Result<Option<u64>, Fault> {
-    let path = folder.file(FILE);
+/// The block to go on behind when a backup takes the database's place: far enough above all that the file, the database or
+/// the backup knows, the greatest of which is given, that none can have been used (Design §6).
+pub(super) fn after_restore(folder: &Folder, known: u64) -> Result<u64, Fault> {
+    let block = read(folder)?.unwrap_or(0).max(known) + BLOCKS_AFTER_LOSS;
+    if block + 1 >= BLOCKS { Err(Fault::MidsExhausted { path: folder.file(FILE) }) } else { Ok(block) }
+}
+
+/// Writes the file: the next run takes the block behind this one.
+pub(super) fn write(folder: &Folder, block: u64) -> Result<(), Fault> {
+    folder.replace(FILE, format!("{block}\n").as_bytes()).map_err(Fault::file(&folder.file(FILE), "write"))
+}
+
+/// The block that the file names; `None`: there is no file.
+pub(super) fn read(folder: &Folder) -> Result<Option<u64>, Fault> {
+    read_file(&folder.file(FILE))
+}
+
+/// The block that the file `mids` of a data folder names, be the folder in use or not; `None`: there is no file.
+pub(super) fn look(folder: &Path) -> Result<Option<u64>, Fault> {
+    read_file(&folder.join(FILE))
+}
+
+fn read_file(path: &Path) -> Result<Option<u64>, Fault> {
+    let path = path.to_owned();
     match std::fs::read(&path) {
         Ok(bytes) => {
             let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_suffix('\n')).and_then(|text| text.parse().ok());
@@ -161,6 +184,17 @@ mod tests {
         std::fs::remove_dir(scratch.file("mids.new")).unwrap();
         block.claim(&folder).unwrap();
         assert_eq!(std::fs::read_to_string(scratch.file(FILE)).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn after_a_restore_mids_go_on_above_all_that_any_copy_knows() {
+        let scratch = Scratch::new();
+        let folder = scratch.folder();
+        assert_eq!(after_restore(&folder, 5).unwrap(), 5 + BLOCKS_AFTER_LOSS);
+        write(&folder, 70).unwrap();
+        assert_eq!(after_restore(&folder, 5).unwrap(), 70 + BLOCKS_AFTER_LOSS);
+        assert_eq!(after_restore(&folder, 90).unwrap(), 90 + BLOCKS_AFTER_LOSS);
+        assert!(matches!(after_restore(&folder, BLOCKS - 10), Err(Fault::MidsExhausted { .. })));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
 
 mod aliases;
+pub mod backup;
 mod cause;
 mod columns;
 mod connection;
@@ -14,6 +15,7 @@ mod database;
 pub mod door_log;
 pub mod fault;
 mod folder;
+pub mod health;
 mod keys;
 mod load;
 mod messages;
@@ -23,9 +25,11 @@ mod migrate;
 mod reader;
 mod reports;
 mod reserve;
+pub mod restore;
 #[cfg(test)]
 mod samples;
 mod transaction;
+pub mod verify;
 mod writer;
 
 use std::fmt;

@@ -10,6 +10,8 @@
     reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
 )]
 
+mod backup;
+mod check;
 mod cli;
 mod clients;
 mod clock;
