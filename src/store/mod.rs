@@ -144,6 +144,26 @@ impl Store {
         self.database.is_storing()
     }
 
+    /// Whether the database is older than the last run: messages that were promised are gone (Design §6, mids).
+    #[must_use]
+    pub fn has_lost_data(&self) -> bool {
+        self.database.has_lost_data()
+    }
+
+    /// The database's file.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.database.path().to_owned()
+    }
+
+    /// The file of its log, the WAL.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        let mut path = self.database.path().as_os_str().to_owned();
+        path.push("-wal");
+        path.into()
+    }
+
     /// Gives all that is stored to `take`, in the order that [`Restored`] names.
     ///
     /// # Errors
