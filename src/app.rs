@@ -215,6 +215,7 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
             Answer::Batch { number, outcome } => Input::Stored { number, outcome },
             Answer::Page { ticket, page } => Input::Page { ticket, messages: page },
             Answer::Block(end) => Input::Block(end.ok()),
+            Answer::Full => Input::StoreFull,
         });
     });
     store.start(answers).map_err(Fault::Store)

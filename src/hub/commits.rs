@@ -280,6 +280,13 @@ impl Hub {
         }
     }
 
+    /// The store has found the disk full by itself. Of a transaction in flight the outcome will tell.
+    pub(super) fn store_full(&mut self) {
+        if self.gather.in_flight.is_none() {
+            self.set_health(Health::Full);
+        }
+    }
+
     fn set_health(&mut self, health: Health) {
         if health != self.gather.health {
             match health {

@@ -115,6 +115,8 @@ pub enum Input {
     },
     /// A new block of mids is reserved: all below this one may be given out. `None`: it could not be written.
     Block(Option<Mid>),
+    /// The store has found the disk full between two transactions.
+    StoreFull,
 }
 
 /// What the hub decides by, from the configuration.
@@ -223,6 +225,7 @@ impl Hub {
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
             Input::Page { ticket, messages } => self.page(ticket, messages, fx),
             Input::Block(end) => self.mids.extend(end),
+            Input::StoreFull => self.store_full(),
         }
     }
 

@@ -92,6 +92,8 @@ pub enum Answer {
     },
     /// The next block of mids: all mids below this one may be given out.
     Block(Result<Mid, Trouble>),
+    /// The disk was found full while tidying: the next batches may hold deletions only (see [`Outcome::Committed`]).
+    Full,
 }
 
 /// Takes the store's answers. It is called on the store's threads, and must neither wait nor panic.

@@ -33,3 +33,4 @@ mod seeded;
 mod tcp;
 mod tidy;
 mod token;
+mod watching;

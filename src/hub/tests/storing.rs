@@ -1,6 +1,7 @@
 //! A store that is slow, full or broken (Protocol §4, Design §6).
 
 use super::scene::*;
+use crate::hub::Input;
 use crate::hub::gather::Health;
 use crate::hub::storage::{Outcome, Trouble};
 use crate::limits::{PROOF_AFTER, PROOF_AGE_MAX};
@@ -208,4 +209,16 @@ fn deliveries_that_could_not_be_stored_are_counted() {
     scene.send(publisher, [to(&["a", "b"]).frame()]);
     scene.fail(Trouble::Disk);
     assert_eq!((scene.hub.counters().deliveries, scene.hub.counters().not_stored), (2, 2));
+}
+
+#[test]
+fn a_disk_that_the_store_finds_full_while_idle_is_tried_each_second() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    assert_eq!(scene.turn(Input::StoreFull), NONE);
+    assert_eq!(scene.send(publisher, [to(&["off"]).frame()]), ["0: unavailable", "ready 0"]);
+    assert_eq!(scene.ms(1_000), ["commit "]);
+    assert_eq!(scene.turn(Input::StoreFull), NONE, "what is in flight tells");
+    scene.commit();
+    assert_eq!(scene.hub.load().health, Health::Storing);
 }
