@@ -355,6 +355,10 @@ impl Hub {
 
     /// Ends a link of our own accord.
     fn close(&mut self, id: LinkId, why: Closing, fx: &mut Effects) {
+        // A request whose token ends while it waits is answered with that.
+        if why == Closing::BadToken && self.link(id).is_some_and(|link| link.transport == Transport::Rest) {
+            self.counters.count_refusal(Code::BadToken);
+        }
         self.end_link(id);
         fx.list.push(Effect::Close(id, why));
     }
