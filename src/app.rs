@@ -37,7 +37,7 @@ use crate::server::rest::{self, Ports, Rest, RestOptions};
 use crate::server::socketio::{self, SocketIo, SocketIoOptions};
 use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
-use crate::server::watch::Watch;
+use crate::server::watch::{HttpFigures, Watch};
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
 
@@ -119,14 +119,14 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let socketio = listen(&config, "socketio.port", config.socketio_port)?;
     let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), socketio: socketio.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
-    let terms = Arc::new(http::Options::new(signal.clone()));
+    let (terms, phone_terms) = (Arc::new(http::Options::new(signal.clone())), Arc::new(http::Options::new(signal.clone())));
     let watch = Arc::new(Watch {
         handle: handle.clone(),
         disk,
         alarms: Arc::clone(&alarms),
         permits: Arc::clone(&permits),
         tcp: Arc::clone(&server),
-        rest: Arc::clone(&terms),
+        http: [("rest", Arc::clone(&terms)), ("socketio", Arc::clone(&phone_terms))],
         tally: Tally::new(&ENDPOINTS),
         gate: Arc::clone(&gate),
     });
@@ -135,7 +135,7 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let answers = Arc::new(Rest::new(rest_options(&config, &addresses, watch)));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
     let phones = Arc::new(SocketIo::new(socketio_options(&config, handle.clone(), Arc::clone(&gate))));
-    serve_socketio(socketio, &permits, &signal, Arc::clone(&phones));
+    serve_socketio(socketio, &permits, phone_terms, Arc::clone(&phones));
     let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, socketio: phones };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
@@ -259,9 +259,8 @@ fn socketio_options(config: &Config, handle: Handle, gate: Arc<Gate>) -> SocketI
     SocketIoOptions { handle, gate, terms: reload::socketio_terms(config) }
 }
 
-fn serve_socketio(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, server: Arc<SocketIo>) {
-    let options = Arc::new(http::Options::new(signal.clone()));
-    async_std::task::spawn(socketio::serve(listener, Arc::clone(permits), options, server));
+fn serve_socketio(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, server: Arc<SocketIo>) {
+    async_std::task::spawn(socketio::serve(listener, Arc::clone(permits), terms, server));
 }
 
 /// Once an hour a line in the log by which an installer sees how the site does.
@@ -272,12 +271,13 @@ fn log_status(watch: Arc<Watch>) {
             let figures = watch.figures();
             let (hub, disk) = (&figures.hub, figures.disk);
             let (load, count) = (&hub.load, &hub.counters);
+            let of_ports = |read: fn(&HttpFigures) -> u64| figures.http.iter().map(read).sum::<u64>();
             log::info!(
                 "status connections={} links={} aliases={} deliveries_waiting={} oldest_waits_s={} bytes_waiting={} store={:?} problem={} \
                  publishes={} deliveries={} acknowledged={} expired={} dropped={} recalled={} lost={} not_stored={} openings={} \
                  stale_openings={} congested={} outbox_bytes={} notices_dropped={} commits={} failed_commits={} database_bytes={} \
                  wal_bytes={} disk_free_bytes={} clock_steps={} http_on_tcp={} accepted={} refused={} refused_of_address={} \
-                 accept_errors={} bad_tokens={} rest_requests={} rest_refused={} rest_panics={} rest_abandoned={}",
+                 accept_errors={} bad_tokens={} http_requests={} http_refused={} http_panics={} http_abandoned={}",
                 figures.connections,
                 load.links,
                 load.aliases,
@@ -311,10 +311,10 @@ fn log_status(watch: Arc<Watch>) {
                 figures.refused_of_address,
                 figures.accept_errors,
                 figures.bad_tokens,
-                figures.rest_requests,
-                figures.rest_refused,
-                figures.rest_panics,
-                figures.rest_abandoned,
+                of_ports(|port| port.requests),
+                of_ports(|port| port.refused),
+                of_ports(|port| port.panics),
+                of_ports(|port| port.abandoned),
             );
         }
     });

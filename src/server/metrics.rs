@@ -7,7 +7,7 @@
 use std::fmt::{Display, Write};
 
 use crate::runtime::readiness::Problem;
-use crate::server::watch::Figures;
+use crate::server::watch::{Figures, HttpFigures};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -183,8 +183,15 @@ impl Page {
         for (endpoint, class, count) in &figures.answers {
             self.line(format_args!("{name}{{endpoint=\"{endpoint}\",status=\"{class}\"}} {count}"));
         }
-        self.counter("porter_http_refused_total", "Requests refused for their framing, a deadline or a panic.", figures.rest_refused);
-        self.counter("porter_http_panics_total", "Panics among them.", figures.rest_panics);
+        let by_port: [(&str, &str, fn(&HttpFigures) -> u64); 4] = [
+            ("porter_http_heads_total", "Heads of requests that were read.", |port| port.requests),
+            ("porter_http_refused_total", "Requests refused for their framing, a deadline or a panic.", |port| port.refused),
+            ("porter_http_panics_total", "Panics among them.", |port| port.panics),
+            ("porter_http_abandoned_total", "Requests whose client left before their answer.", |port| port.abandoned),
+        ];
+        for (name, help, read) in by_port {
+            self.by(name, Kind::Counter, help, "port", figures.http.iter().map(|port| (port.port, read(port))));
+        }
     }
 }
 
@@ -263,10 +270,9 @@ mod tests {
             refused_of_address: number(),
             accept_errors: number(),
             http_on_tcp: number(),
-            rest_requests: number(),
-            rest_refused: number(),
-            rest_panics: number(),
-            rest_abandoned: number(),
+            http: ["rest", "socketio"]
+                .map(|port| HttpFigures { port, requests: number(), refused: number(), panics: number(), abandoned: number() })
+                .into(),
             answers: vec![("push", "2xx", number()), ("push", "4xx", number())],
             errors: Code::ALL.map(|code| (code.as_str(), number())).into(),
             bad_tokens: number(),

@@ -9,7 +9,7 @@ use crate::runtime::disk::{Disk, DiskFigures};
 use crate::runtime::handle::{self, Handle};
 use crate::runtime::readiness::{Problem, problem};
 use crate::server::gate::Gate;
-use crate::server::http;
+use crate::server::http::{self, HttpCounters};
 use crate::server::listener::Permits;
 use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
@@ -26,8 +26,8 @@ pub struct Watch {
     pub permits: Arc<Permits>,
     /// PushServer.
     pub tcp: Arc<TcpServer>,
-    /// The connections of RestServer.
-    pub rest: Arc<http::Options>,
+    /// The connections of each HTTP port, with the port's name.
+    pub http: [(&'static str, Arc<http::Options>); 2],
     /// The answers of RestServer.
     pub tally: Tally,
     /// Who was not let in.
@@ -41,6 +41,29 @@ pub struct Health {
     pub problem: Option<Problem>,
     /// The names of the alarms that are raised: somebody must act, though messages can be stored.
     pub alarms: Vec<&'static str>,
+}
+
+/// What one HTTP port counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpFigures {
+    /// The port's name.
+    pub port: &'static str,
+    /// Heads of requests.
+    pub requests: u64,
+    /// Requests refused for their framing, a deadline or a panic.
+    pub refused: u64,
+    /// Panics among them.
+    pub panics: u64,
+    /// Requests whose client had left.
+    pub abandoned: u64,
+}
+
+impl HttpFigures {
+    fn read(port: &'static str, counters: &HttpCounters) -> HttpFigures {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let HttpCounters { requests, refused, panics, abandoned } = counters;
+        HttpFigures { port, requests: read(requests), refused: read(refused), panics: read(panics), abandoned: read(abandoned) }
+    }
 }
 
 /// All that is counted, at one moment.
@@ -66,14 +89,8 @@ pub struct Figures {
     pub accept_errors: u64,
     /// Connections to PushServer that spoke HTTP.
     pub http_on_tcp: u64,
-    /// Heads of requests to RestServer.
-    pub rest_requests: u64,
-    /// Requests refused for their framing, a deadline or a panic.
-    pub rest_refused: u64,
-    /// Panics among them.
-    pub rest_panics: u64,
-    /// Requests whose client had left.
-    pub rest_abandoned: u64,
+    /// Of each HTTP port.
+    pub http: Vec<HttpFigures>,
     /// Endpoint, class of status and number of RestServer's answers.
     pub answers: Vec<(&'static str, &'static str, u64)>,
     /// Error frames by code, over all ports.
@@ -98,7 +115,7 @@ impl Watch {
     #[must_use]
     pub fn figures(&self) -> Figures {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (accepts, rest) = (self.permits.counters(), &self.rest.counters);
+        let accepts = self.permits.counters();
         let hub = self.handle.figures();
         let errors = Code::ALL.map(|code| (code.as_str(), hub.counters.refusals(code) + self.tally.refusals(code)));
         Figures {
@@ -111,10 +128,7 @@ impl Watch {
             refused_of_address: read(&accepts.refused_address),
             accept_errors: read(&accepts.accept_errors),
             http_on_tcp: self.tcp.http_closed(),
-            rest_requests: read(&rest.requests),
-            rest_refused: read(&rest.refused),
-            rest_panics: read(&rest.panics),
-            rest_abandoned: read(&rest.abandoned),
+            http: self.http.iter().map(|(port, options)| HttpFigures::read(port, &options.counters)).collect(),
             answers: self.tally.answers().collect(),
             errors: errors.into(),
             bad_tokens: self.gate.bad_tokens(),

@@ -88,7 +88,7 @@ pub fn start(folder: &Folder) -> Porter {
 
 /// The same with flags.
 pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
-    let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+    let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
     porter.args(flags);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());

@@ -225,6 +225,10 @@ fn the_figures_are_those_of_the_traffic() {
     }
     site.await_metric("porter_sessions{transport=\"tcp\"}", 1);
     site.await_metric("porter_aliases_online", 1);
+    let phone = http(site.porter.socketio, "GET", "/socket.io/?EIO=3&transport=polling&alias=flat-304", "");
+    assert_eq!(phone.status, 200, "{}", phone.body);
+    site.await_metric("porter_sessions{transport=\"socketio\"}", 1);
+    site.metrics().expect(&[("porter_aliases_online", 2), ("porter_http_heads_total{port=\"socketio\"}", 1)]);
     let text = site.get("/metrics").body;
     for secret in [&*site.token, "0123", "flat-303", "flat-302", "127.0.0.1"] {
         assert!(!text.contains(secret), "{secret} is in the figures");
@@ -330,7 +334,7 @@ impl Idle {
     fn start() -> Idle {
         let folder = Folder::new();
         Idle::wait(&folder, 0);
-        let mut command = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+        let mut command = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
         command.env("LD_PRELOAD", clock::library()).env("FAKETIME_TIMESTAMP_FILE", folder.path().join("offset"));
         command.env("FAKETIME_NO_CACHE", "1").env("NO_FAKE_STAT", "1");
         let porter = Porter::start_command(command);
