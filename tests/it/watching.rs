@@ -225,7 +225,7 @@ fn the_figures_are_those_of_the_traffic() {
     }
     site.await_metric("porter_sessions{transport=\"tcp\"}", 1);
     site.await_metric("porter_aliases_online", 1);
-    let phone = http(site.porter.socketio, "GET", "/socket.io/?EIO=3&transport=polling&alias=flat-304", "");
+    let phone = http(site.porter.socketio, "GET", "/socket.io/?EIO=3&transport=polling&b64=1&alias=flat-304", "");
     assert_eq!(phone.status, 200, "{}", phone.body);
     site.await_metric("porter_sessions{transport=\"socketio\"}", 1);
     site.metrics().expect(&[("porter_aliases_online", 2), ("porter_http_heads_total{port=\"socketio\"}", 1)]);
@@ -448,6 +448,11 @@ fn the_installers_page_says_what_each_alarm_means() {
     }
 }
 
+/// The shortest of three: the machine is shared.
+fn best(mut measure: impl FnMut() -> Duration) -> Duration {
+    (0..3).map(|_| measure()).min().unwrap()
+}
+
 /// What a scrape costs does not grow with what waits, and it holds others up no more than the smallest request does.
 #[test]
 fn scrapes_cost_the_same_whatever_waits_and_hold_up_nobody() {
@@ -461,8 +466,7 @@ fn scrapes_cost_the_same_whatever_waits_and_hold_up_nobody() {
         (0..SCRAPES).for_each(|_| assert!(site.metrics().get("porter_ready") > 0.0));
         begin.elapsed()
     };
-    scrapes();
-    let empty = scrapes();
+    let empty = best(scrapes);
     let mut publisher = Client::connect(site.porter.tcp);
     let names: Vec<String> = (0..1_000).map(|n| format!("\"away-{n}\"")).collect();
     let frame = format!(r#"{{"t":6,"method":"publish_to_alias","alias":[{}],"msg":1}}"#, names.join(","));
@@ -470,7 +474,7 @@ fn scrapes_cost_the_same_whatever_waits_and_hold_up_nobody() {
         assert_eq!(publisher.ask_json(&frame)["stored"], 1_000);
     }
     site.metrics().expect(&[("porter_deliveries_waiting", 100_000)]);
-    let full = scrapes();
+    let full = best(scrapes);
     assert!(full < SLOWER_MAX * empty, "{full:?} with 100,000 deliveries waiting against {empty:?} without");
 
     let mut client = Client::bound(site.porter.tcp, "here");
@@ -488,8 +492,8 @@ fn scrapes_cost_the_same_whatever_waits_and_hold_up_nobody() {
             begin.elapsed()
         })
     };
-    let beside_small = frames_beside(&|| assert_eq!(http(site.porter.rest, "GET", "/health/live", "").status, 200));
-    let beside_scrapes = frames_beside(&|| drop(site.metrics()));
+    let beside_small = best(|| frames_beside(&|| assert_eq!(http(site.porter.rest, "GET", "/health/live", "").status, 200)));
+    let beside_scrapes = best(|| frames_beside(&|| drop(site.metrics())));
     eprintln!("{SCRAPES} scrapes: {empty:?}, with much that waits {full:?}");
     eprintln!("{FRAMES} frames: {beside_small:?} beside small requests, {beside_scrapes:?} beside scrapes");
     assert!(beside_scrapes < SLOWER_MAX * beside_small, "{FRAMES} frames: {beside_scrapes:?} against {beside_small:?}");
