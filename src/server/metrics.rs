@@ -183,15 +183,16 @@ impl Page {
         for (endpoint, class, count) in &figures.answers {
             self.line(format_args!("{name}{{endpoint=\"{endpoint}\",status=\"{class}\"}} {count}"));
         }
-        let by_port: [(&str, &str, fn(&HttpFigures) -> u64); 4] = [
-            ("porter_http_heads_total", "Heads of requests that were read.", |port| port.requests),
-            ("porter_http_refused_total", "Requests refused for their framing, a deadline or a panic.", |port| port.refused),
-            ("porter_http_panics_total", "Panics among them.", |port| port.panics),
-            ("porter_http_abandoned_total", "Requests whose client left before their answer.", |port| port.abandoned),
-        ];
-        for (name, help, read) in by_port {
-            self.by(name, Kind::Counter, help, "port", figures.http.iter().map(|port| (port.port, read(port))));
-        }
+        self.by_port("porter_http_heads_total", "Heads of requests that were read.", &figures.http, |port| port.requests);
+        let help = "Requests refused for their framing, a deadline or a panic.";
+        self.by_port("porter_http_refused_total", help, &figures.http, |port| port.refused);
+        self.by_port("porter_http_panics_total", "Panics among them.", &figures.http, |port| port.panics);
+        let help = "Requests whose client left before their answer.";
+        self.by_port("porter_http_abandoned_total", help, &figures.http, |port| port.abandoned);
+    }
+
+    fn by_port(&mut self, name: &str, help: &str, ports: &[HttpFigures], read: fn(&HttpFigures) -> u64) {
+        self.by(name, Kind::Counter, help, "port", ports.iter().map(|port| (port.port, read(port))));
     }
 }
 
