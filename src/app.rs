@@ -7,7 +7,7 @@ use std::panic;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -22,16 +22,22 @@ use crate::hub::{Hub, Input};
 use crate::limits::{SHUTDOWN_WAIT, TOKENS_LOOKED_AT_EVERY};
 use crate::names::Label;
 use crate::reload::{self, Parts, ReadSettings};
+use crate::runtime::alarms::{Alarm, Alarms};
 use crate::runtime::clock::Clock;
+use crate::runtime::disk::Disk;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
+use crate::runtime::readiness::Problem;
 use crate::runtime::shutdown::{ShutdownSignal, shutdown};
 use crate::server::gate::Gate;
 use crate::server::http;
 use crate::server::listener::{Listener, Permits, raise_descriptor_limit};
+use crate::server::rest::routes::ENDPOINTS;
 use crate::server::rest::{self, Ports, Rest, RestOptions};
 use crate::server::socketio::{self, SocketIo, SocketIoOptions};
+use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
+use crate::server::watch::{HttpFigures, Watch};
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
 
@@ -103,7 +109,8 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     async_global_executor::init_with_config(threads);
     let hangups = reload::hangups().map_err(Fault::Signals)?;
     let is_first_start = !config.data_dir.join(MASTER_KEY).exists();
-    let (handle, keyring) = start_hub(&config)?;
+    let alarms = Arc::new(Alarms::default());
+    let Started { handle, keyring, disk } = start_hub(&config, &alarms)?;
     let (switch, signal) = shutdown();
     let permits = Permits::new(reload::connection_limits(&config));
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
@@ -112,17 +119,27 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let socketio = listen(&config, "socketio.port", config.socketio_port)?;
     let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), socketio: socketio.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
-    let terms = Arc::new(http::Options::new(signal.clone()));
-    log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server), Arc::clone(&terms));
+    let (terms, phone_terms) = (Arc::new(http::Options::new(signal.clone())), Arc::new(http::Options::new(signal.clone())));
+    let watch = Arc::new(Watch {
+        handle: handle.clone(),
+        disk,
+        alarms: Arc::clone(&alarms),
+        permits: Arc::clone(&permits),
+        tcp: Arc::clone(&server),
+        http: [("rest", Arc::clone(&terms)), ("socketio", Arc::clone(&phone_terms))],
+        tally: Tally::new(&ENDPOINTS),
+        gate: Arc::clone(&gate),
+    });
+    log_status(Arc::clone(&watch));
     serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
-    let answers = Arc::new(Rest::new(rest_options(&config, &addresses, handle.clone(), Arc::clone(&gate))));
+    let answers = Arc::new(Rest::new(rest_options(&config, &addresses, watch)));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
     let phones = Arc::new(SocketIo::new(socketio_options(&config, handle.clone(), Arc::clone(&gate))));
-    serve_socketio(socketio, &permits, &signal, Arc::clone(&phones));
+    serve_socketio(socketio, &permits, phone_terms, Arc::clone(&phones));
     let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, socketio: phones };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
-    watch_keyring(Arc::clone(&keyring), handle.clone());
+    watch_keyring(Arc::clone(&keyring), handle.clone(), alarms);
     announce(&config, &addresses, is_first_start.then_some(&*keyring));
 
     let (asked_to_end, ended) = (sync_channel::<()>(1), sync_channel::<()>(1));
@@ -151,18 +168,28 @@ fn tell(sender: &SyncSender<()>) {
     let _ = sender.try_send(());
 }
 
+/// What stands below the ports.
+struct Started {
+    handle: Handle,
+    keyring: Arc<Keyring>,
+    disk: Arc<Disk>,
+}
+
 /// Opens the store, fills the hub from it, and starts both.
-fn start_hub(config: &Config) -> Result<(Handle, Arc<Keyring>), Fault> {
+fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
     let mut options = store::Options::new(config.data_dir.clone());
     options.accept_data_loss = config.accept_data_loss;
     let mut store = Store::open(&options).map_err(Fault::Store)?;
     let keyring = Arc::new(Keyring::open(&config.data_dir, Missing::Create).map_err(Fault::Keyring)?);
+    alarms.set(Alarm::DataLost, store.has_lost_data());
+    alarms.set(Alarm::KeyringBroken, keyring.is_broken());
+    let disk = Disk::watch(&config.data_dir, store.file(), store.log_file());
     let mut hub = Hub::new(reload::hub_options(config), store.mids(), store.is_storing());
     let (stamp, newest_wall) = load(&mut store, &mut hub)?;
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
     let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
-    Ok((handle, keyring))
+    Ok(Started { handle, keyring, disk })
 }
 
 /// Returns what the clock goes on from: the last stamp, and the highest wall time of any.
@@ -188,6 +215,7 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
             Answer::Batch { number, outcome } => Input::Stored { number, outcome },
             Answer::Page { ticket, page } => Input::Page { ticket, messages: page },
             Answer::Block(end) => Input::Block(end.ok()),
+            Answer::Full => Input::StoreFull,
         });
     });
     store.start(answers).map_err(Fault::Store)
@@ -212,14 +240,15 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
     });
 }
 
-fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Arc<Gate>) -> RestOptions {
+fn rest_options(config: &Config, addresses: &Addresses, watch: Arc<Watch>) -> RestOptions {
     let ports = Ports {
         rest: addresses.rest.port(),
         websocket: config.websocket_port,
         socketio: addresses.socketio.port(),
         tcp: addresses.tcp.port(),
     };
-    RestOptions { handle, gate, ports, terms: reload::rest_terms(config) }
+    let (handle, gate) = (watch.handle.clone(), Arc::clone(&watch.gate));
+    RestOptions { handle, gate, watch, ports, terms: reload::rest_terms(config) }
 }
 
 fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, answers: Arc<Rest>) {
@@ -230,30 +259,33 @@ fn socketio_options(config: &Config, handle: Handle, gate: Arc<Gate>) -> SocketI
     SocketIoOptions { handle, gate, terms: reload::socketio_terms(config) }
 }
 
-fn serve_socketio(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, server: Arc<SocketIo>) {
-    let options = Arc::new(http::Options::new(signal.clone()));
-    async_std::task::spawn(socketio::serve(listener, Arc::clone(permits), options, server));
+fn serve_socketio(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, server: Arc<SocketIo>) {
+    async_std::task::spawn(socketio::serve(listener, Arc::clone(permits), terms, server));
 }
 
 /// Once an hour a line in the log by which an installer sees how the site does.
-fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: Arc<http::Options>) {
+fn log_status(watch: Arc<Watch>) {
     async_std::task::spawn(async move {
         loop {
             async_std::task::sleep(STATUS_LOGGED_EVERY).await;
-            let (load, count, outboxes) = (handle.load(), handle.counters(), handle.outboxes());
-            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let (accepts, rest) = (permits.counters(), &rest.counters);
+            let figures = watch.figures();
+            let (hub, disk) = (&figures.hub, figures.disk);
+            let (load, count) = (&hub.load, &hub.counters);
+            let of_ports = |read: fn(&HttpFigures) -> u64| figures.http.iter().map(read).sum::<u64>();
             log::info!(
-                "status connections={} links={} aliases={} deliveries_waiting={} bytes_waiting={} store={:?} publishes={} deliveries={} \
-                 acknowledged={} expired={} dropped={} recalled={} lost={} openings={} stale_openings={} congested={} outbox_bytes={} notices_dropped={} \
-                 commits={} failed_commits={} http_on_tcp={} accepted={} refused={} refused_of_address={} accept_errors={} \
-                 rest_requests={} rest_refused={} rest_panics={} rest_abandoned={}",
-                permits.open_connections(),
+                "status connections={} links={} aliases={} deliveries_waiting={} oldest_waits_s={} bytes_waiting={} store={:?} problem={} \
+                 publishes={} deliveries={} acknowledged={} expired={} dropped={} recalled={} lost={} not_stored={} openings={} \
+                 stale_openings={} congested={} outbox_bytes={} notices_dropped={} commits={} failed_commits={} database_bytes={} \
+                 wal_bytes={} disk_free_bytes={} clock_steps={} http_on_tcp={} accepted={} refused={} refused_of_address={} \
+                 accept_errors={} bad_tokens={} http_requests={} http_refused={} http_panics={} http_abandoned={}",
+                figures.connections,
                 load.links,
                 load.aliases,
                 load.deliveries,
+                hub.oldest_waits.as_secs(),
                 load.bodies,
                 load.health,
+                figures.problem.map_or("none", Problem::as_str),
                 count.publishes,
                 count.deliveries,
                 count.acknowledged,
@@ -261,22 +293,28 @@ fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: 
                 count.dropped,
                 count.recalled,
                 count.lost,
+                count.not_stored,
                 count.openings,
-                count.stale_door_frames + outboxes.stale,
+                count.stale_door_frames + hub.outboxes.stale,
                 count.congested,
-                outboxes.held,
-                outboxes.dropped,
+                hub.outboxes.held,
+                hub.outboxes.dropped,
                 count.commits,
                 count.failed_commits,
-                tcp.http_closed(),
-                read(&accepts.accepted),
-                read(&accepts.refused_total),
-                read(&accepts.refused_address),
-                read(&accepts.accept_errors),
-                read(&rest.requests),
-                read(&rest.refused),
-                read(&rest.panics),
-                read(&rest.abandoned),
+                disk.map_or(0, |disk| disk.database),
+                disk.map_or(0, |disk| disk.log),
+                disk.map_or(0, |disk| disk.free),
+                hub.clock_steps,
+                figures.http_on_tcp,
+                figures.accepted,
+                figures.refused,
+                figures.refused_of_address,
+                figures.accept_errors,
+                figures.bad_tokens,
+                of_ports(|port| port.requests),
+                of_ports(|port| port.refused),
+                of_ports(|port| port.panics),
+                of_ports(|port| port.abandoned),
             );
         }
     });
@@ -284,11 +322,12 @@ fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: 
 
 /// Looks at the key and the revoked labels, on a thread of its own since a slow disk would hold it up, and ends the links whose
 /// token is no longer good (Protocol §11).
-fn watch_keyring(keyring: Arc<Keyring>, handle: Handle) {
+fn watch_keyring(keyring: Arc<Keyring>, handle: Handle, alarms: Arc<Alarms>) {
     let watch = move || {
         loop {
             std::thread::sleep(TOKENS_LOOKED_AT_EVERY);
             keyring.reload_if_changed();
+            alarms.set(Alarm::KeyringBroken, keyring.is_broken());
             let now_s = handle.token_time_s();
             handle.end_void(|claims| keyring.recheck(claims, now_s).is_err());
         }

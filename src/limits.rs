@@ -108,6 +108,19 @@ pub const DOOR_ANSWER_WAIT: Duration = Duration::from_secs(3);
 pub const DISK_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long a publish waits for its commit before it is answered `unavailable` (Protocol §4).
 pub const COMMIT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Without a commit for so long, whoever asks for readiness has an empty one written: half of [`PROOF_AGE_MAX`], so that an idle
+/// server that is asked now and then stays ready.
+pub const PROOF_AFTER: Duration = Duration::from_secs(30);
+/// Without a commit for so long the server is not ready (`/health/ready`).
+pub const PROOF_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long a request for health waits for the hub or for that commit before it is answered by what is known.
+pub const HEALTH_WAIT: Duration = Duration::from_secs(1);
+/// Bytes that must be free for the disk not to count as full: the largest transaction.
+pub const DISK_FREE_MIN: u64 = TRANSACTION_BYTES_MAX as u64;
+/// How often the free space and the size of the log are looked at.
+pub const DISK_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
+/// What was seen of the disk longer ago is not shown: it has not answered since.
+pub const DISK_LOOK_AGE_MAX: Duration = Duration::from_secs(10);
 /// Shortest grace before a message whose receivers are all online goes to the store (Design §6).
 pub const GRACE_MIN: Duration = Duration::from_millis(2);
 /// Longest grace (Design §6).
@@ -190,4 +203,5 @@ const _: () = assert!(GRACE_MIN.as_millis() < GRACE_MAX.as_millis());
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(HTTP_DRAIN_WAIT.as_secs() < SHUTDOWN_WAIT.as_secs());
 const _: () = assert!(KEEPALIVE_IDLE.as_secs() + KEEPALIVE_PROBES as u64 * KEEPALIVE_INTERVAL.as_secs() <= 60);
+const _: () = assert!(2 * PROOF_AFTER.as_secs() <= PROOF_AGE_MAX.as_secs());
 const _: () = assert!(DOOR_ANSWER_WAIT.as_secs() < OPENING_AGE_MAX.as_secs());

@@ -82,6 +82,10 @@ impl Pages {
         }
     }
 
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     fn has_place(&self) -> bool {
         self.in_flight.len() < PAGES_IN_FLIGHT_MAX
     }

@@ -77,6 +77,11 @@ impl Doors {
         self.openings.iter().any(|opening| opening.opener.as_ref().is_some_and(|opener| opener.link == link))
     }
 
+    /// Openings without a result.
+    pub(super) fn pending(&self) -> usize {
+        self.openings.len()
+    }
+
     /// When the oldest opening is answered `no_answer`: monotonic, µs.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         self.openings.front().map(|opening| opening.deadline)

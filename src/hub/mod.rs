@@ -2,7 +2,7 @@
 //!
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
-//! `pending`, `gather`, `keys`, `live_only`, `presence`); *flows* are what the [`Hub`], who alone sees all parts, does with them
+//! `pending`, `gather`, `keys`, `live_only`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all parts, does with them
 //! (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
 pub mod access;
@@ -11,6 +11,7 @@ mod catch_up;
 mod commits;
 mod deliveries;
 mod door;
+pub mod durations;
 pub mod effects;
 pub mod gather;
 mod hash;
@@ -114,6 +115,8 @@ pub enum Input {
     },
     /// A new block of mids is reserved: all below this one may be given out. `None`: it could not be written.
     Block(Option<Mid>),
+    /// The store has found the disk full between two transactions.
+    StoreFull,
 }
 
 /// What the hub decides by, from the configuration.
@@ -222,6 +225,7 @@ impl Hub {
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
             Input::Page { ticket, messages } => self.page(ticket, messages, fx),
             Input::Block(end) => self.mids.extend(end),
+            Input::StoreFull => self.store_full(),
         }
     }
 
@@ -351,6 +355,10 @@ impl Hub {
 
     /// Ends a link of our own accord.
     fn close(&mut self, id: LinkId, why: Closing, fx: &mut Effects) {
+        // A request whose token ends while it waits is answered with that.
+        if why == Closing::BadToken && self.link(id).is_some_and(|link| link.transport == Transport::Rest) {
+            self.counters.count_refusal(Code::BadToken);
+        }
         self.end_link(id);
         fx.list.push(Effect::Close(id, why));
     }

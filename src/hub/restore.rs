@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use crate::hub::Hub;
 use crate::hub::aliases::AliasKey;
-use crate::hub::storage::{AliasId, Owed, Restored};
+use crate::hub::storage::{AliasId, Owed, Restored, Stamp};
 use crate::hub::waiting::Stored;
+use crate::limits::TIME_TO_LIVE_MAX_S;
 use crate::names::{Alias, Mid};
 
 /// Fills a new hub, one thing after another.
@@ -13,18 +14,23 @@ use crate::names::{Alias, Mid};
 pub struct Restorer<'a> {
     hub: &'a mut Hub,
     by_id: HashMap<AliasId, AliasKey>,
+    /// Of the last commit.
+    stamp: Stamp,
 }
 
 impl<'a> Restorer<'a> {
     /// For a hub that has not been told anything yet.
     pub fn new(hub: &'a mut Hub) -> Restorer<'a> {
-        Restorer { hub, by_id: HashMap::new() }
+        Restorer { hub, by_id: HashMap::new(), stamp: Stamp::default() }
     }
 
     /// Takes one thing over. The store gives them in the order that [`Restored`] states.
     pub fn take(&mut self, restored: Restored) {
         match restored {
-            Restored::Counters { next_alias, .. } => self.hub.aliases.restore_next_id(next_alias),
+            Restored::Counters { stamp, next_alias, .. } => {
+                self.stamp = stamp;
+                self.hub.aliases.restore_next_id(next_alias);
+            }
             Restored::Alias(record) => {
                 let id = record.id;
                 let key = self.hub.aliases.restore(record);
@@ -35,11 +41,20 @@ impl<'a> Restorer<'a> {
                     self.hub.aliases.subscribe(key, &topic);
                 }
             }
-            Restored::Message { mid, expires, bytes, receipt, publisher, receivers } => {
-                self.message(mid, Stored { expires, left: 0, bytes, sent: 0 }, receipt.then_some(publisher), &receivers);
+            Restored::Message { mid, expires, ts, bytes, receipt, publisher, receivers } => {
+                let since = self.published_at(ts, expires);
+                self.message(mid, Stored { expires, left: 0, bytes, sent: 0, since }, receipt.then_some(publisher), &receivers);
             }
             Restored::Key(record) => self.hub.keys.restore(&record),
         }
+    }
+
+    /// When a message of that wall time was published, in seconds of service time: as far before the last commit as its wall time is
+    /// before that commit's. Should the wall clock have stepped between the two, it is at least within the longest time to live.
+    fn published_at(&self, ts: u64, expires: u64) -> u32 {
+        let since = self.stamp.service.saturating_sub(self.stamp.wall.saturating_sub(ts));
+        let earliest = expires.saturating_sub(u64::from(TIME_TO_LIVE_MAX_S) * 1_000);
+        u32::try_from(since.max(earliest) / 1_000).unwrap_or(u32::MAX)
     }
 
     fn message(&mut self, mid: Mid, mut stored: Stored, receipt: Option<Option<Alias>>, receivers: &[Owed]) {

@@ -485,6 +485,7 @@ impl Hub {
         let pending = self.pending.bytes() as u64;
         assert_eq!(self.bodies, owed.keys().map(bytes).sum::<u64>() + pending, "bodies");
         assert!(self.pending.bytes() <= UNCOMMITTED_BYTES_MAX);
+        self.waiting.check_ages();
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     door_waits: AtomicBool,
     /// The process is ending: frames are no longer taken.
     pub ending: AtomicBool,
+    /// Turns begun: while the task lives, one follows each nudge.
+    pub turns: AtomicU64,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
 }
@@ -129,6 +131,7 @@ impl Shared {
             wake: AtomicWaker::new(),
             door_waits: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             clock,
             bounds,
         }
@@ -167,9 +170,20 @@ impl Shared {
         let result = call(hub, now, fx);
         core.apply(now);
         drop(core);
+        self.nudge();
+        result
+    }
+
+    /// Has the task take a turn soon, also if there is nothing to do.
+    pub(super) fn nudge(&self) {
         self.lanes().acted = true;
         self.wake.wake();
-        result
+    }
+
+    /// Inputs that wait for the hub: of the door lane, and of the other.
+    pub(super) fn inputs(&self) -> (usize, usize) {
+        let lanes = self.lanes();
+        (lanes.door.len(), lanes.normal.len())
     }
 }
 
@@ -203,6 +217,7 @@ enum Turn {
 }
 
 fn turn(shared: &Shared) -> Turn {
+    shared.turns.fetch_add(1, Ordering::Relaxed);
     let mut core = shared.core();
     let mut now = shared.clock.now();
     // What was done meanwhile by direct calls is written by this turn.

@@ -10,10 +10,10 @@ use futures::channel::oneshot;
 
 use crate::hub::effects::Effect;
 use crate::hub::links::Opening;
-use crate::hub::status::{Counters, Load, Sizes};
+use crate::hub::status::{Counters, Load, Queues, Sizes, StoreState};
 use crate::hub::storage::ReportLine;
 use crate::hub::{Hub, Input, Options};
-use crate::limits::{DISK_HOLD_MAX, Limits};
+use crate::limits::{DISK_HOLD_MAX, HEALTH_WAIT, Limits};
 use crate::names::{Alias, LinkId, Mid, Topic, Transport};
 use crate::protocol::frame::{Reply, Request};
 use crate::protocol::refusal::{Code, Language, Refusal};
@@ -29,6 +29,36 @@ use crate::token::Claims;
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+}
+
+/// Between two looks at whether what health waits for has come.
+const HEALTH_POLL: Duration = Duration::from_millis(5);
+
+/// All that the hub and those around it count, read together.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// Since the process began.
+    pub uptime: Duration,
+    /// What waits, as the whole.
+    pub load: Load,
+    /// Who is there.
+    pub sizes: Sizes,
+    /// What has happened.
+    pub counters: Counters,
+    /// What is under way.
+    pub queues: Queues,
+    /// Inputs that wait for the hub: batches with door frames.
+    pub door_inputs: usize,
+    /// Inputs that wait for the hub: all others.
+    pub inputs: usize,
+    /// How the store does.
+    pub store: StoreState,
+    /// How long ago the oldest delivery that waits in the store was published; zero if none waits.
+    pub oldest_waits: Duration,
+    /// What all outboxes hold and have left out.
+    pub outboxes: OutboxCounts,
+    /// How often the wall clock was stepped since the start.
+    pub clock_steps: u64,
 }
 
 /// What all outboxes hold and have left out.
@@ -193,24 +223,46 @@ impl Handle {
         self.shared.core().hub.sizes()
     }
 
-    /// What waits.
+    /// All that is counted. Constant in time, but for a walk over the aliases online by the transport that has fewer of them.
     #[must_use]
-    pub fn load(&self) -> Load {
-        self.shared.core().hub.load()
-    }
-
-    /// What has happened.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.shared.core().hub.counters().clone()
-    }
-
-    /// What all outboxes hold and have left out.
-    #[must_use]
-    pub fn outboxes(&self) -> OutboxCounts {
+    pub fn figures(&self) -> Figures {
         let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         let bounds = &self.shared.bounds;
-        OutboxCounts { held: read(&bounds.held), stale: read(&bounds.stale) as u64, dropped: read(&bounds.dropped) as u64 }
+        let outboxes = OutboxCounts { held: read(&bounds.held), stale: read(&bounds.stale) as u64, dropped: read(&bounds.dropped) as u64 };
+        let (door_inputs, inputs) = self.shared.inputs();
+        let core = self.shared.core();
+        let (hub, now) = (&core.hub, self.shared.clock.now());
+        Figures {
+            uptime: Duration::from_micros(now.mono),
+            load: hub.load(),
+            sizes: hub.sizes(),
+            counters: hub.counters().clone(),
+            queues: hub.queues(),
+            door_inputs,
+            inputs,
+            store: hub.store_state(now),
+            oldest_waits: hub.oldest_waits(now),
+            outboxes,
+            clock_steps: self.shared.clock.steps(),
+        }
+    }
+
+    /// How the store does. Where nothing was committed lately, an empty transaction is written first and waited for, at most
+    /// [`HEALTH_WAIT`]; however many ask, it is one.
+    pub async fn prove_storing(&self) -> StoreState {
+        let lacks_proof = || self.shared.core().hub.lacks_proof(self.shared.clock.now());
+        if lacks_proof() && self.shared.act(|hub, now, _| hub.prove_storing(now)) {
+            wait_until(|| !lacks_proof()).await;
+        }
+        self.shared.core().hub.store_state(self.shared.clock.now())
+    }
+
+    /// Whether the hub's task takes turns; waited for at most [`HEALTH_WAIT`].
+    pub async fn is_turning(&self) -> bool {
+        let turns = || self.shared.turns.load(Ordering::Relaxed);
+        let before = turns();
+        self.shared.nudge();
+        wait_until(|| turns() != before).await
     }
 
     /// The topics of an alias, sorted, and whether it is online.
@@ -229,12 +281,6 @@ impl Handle {
     #[must_use]
     pub fn token_time_s(&self) -> u64 {
         self.shared.clock.token_time_s()
-    }
-
-    /// How often the wall clock was stepped since the start.
-    #[must_use]
-    pub fn clock_steps(&self) -> u64 {
-        self.shared.clock.steps()
     }
 
     /// Ends the links whose claims no longer hold.
@@ -259,6 +305,19 @@ impl Handle {
             store.close();
         }
     }
+}
+
+/// Waits for something, at most [`HEALTH_WAIT`]; whether it has come. Looks at it, so that there is no list of those who wait.
+async fn wait_until(has_come: impl Fn() -> bool) -> bool {
+    let end = clock::mono() + HEALTH_WAIT;
+    async_std::task::yield_now().await;
+    while !has_come() {
+        if clock::mono() >= end {
+            return false;
+        }
+        async_std::task::sleep(HEALTH_POLL).await;
+    }
+    true
 }
 
 /// Tells the hub of the end of a REST request's link, also when its waiting is given up.

@@ -82,6 +82,12 @@ impl Keyring {
         !unchanged && self.reload()
     }
 
+    /// Whether a file can't be read or is damaged: then no token is valid.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.ring().is_err()
+    }
+
     /// The claims of a token or an imported string that is valid at `now_s`: seconds since 1970, and never below the newest
     /// stored wall time, or a clock set back would revive what was over (Protocol §4).
     ///

@@ -1,12 +1,15 @@
 //! Where pure meets real: carries inputs to the hub and its effects to sockets and store. It decides nothing.
 
+pub mod alarms;
 pub mod answer;
 pub mod clock;
 pub mod current;
+pub mod disk;
 pub mod driver;
 pub mod handle;
 pub mod keyring;
 pub mod logger;
 pub mod outbox;
 mod packets;
+pub mod readiness;
 pub mod shutdown;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,7 @@ pub struct Gate {
     keyring: Arc<Keyring>,
     terms: Current<GateTerms>,
     strikes: Mutex<HashMap<IpAddr, Strikes>>,
+    bad_tokens: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -69,12 +71,18 @@ impl Gate {
     /// A gate that begins with these terms.
     #[must_use]
     pub fn new(keyring: Arc<Keyring>, terms: GateTerms) -> Gate {
-        Gate { keyring, terms: Current::new(terms), strikes: Mutex::default() }
+        Gate { keyring, terms: Current::new(terms), strikes: Mutex::default(), bad_tokens: AtomicU64::new(0) }
     }
 
     /// From now on judges by these terms.
     pub fn reconfigure(&self, terms: GateTerms) {
         self.terms.set(terms);
+    }
+
+    /// Tokens that were not valid, and requests to REST without one.
+    #[must_use]
+    pub fn bad_tokens(&self) -> u64 {
+        self.bad_tokens.load(Ordering::Relaxed)
     }
 
     /// A device's link: its claims, or none where it needs no token.
@@ -131,6 +139,7 @@ impl Gate {
 
     fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
         self.keyring.check(token, now_s).map_err(|why| {
+            self.bad_tokens.fetch_add(1, Ordering::Relaxed);
             if self.strike(address) {
                 Refusal::new(Code::RateLimited, "token")
             } else {

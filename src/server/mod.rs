@@ -3,8 +3,11 @@
 pub mod gate;
 pub mod http;
 pub mod listener;
+pub mod metrics;
 pub mod network;
 pub mod origin;
 pub mod rest;
 pub mod socketio;
+pub mod tally;
 pub mod tcp;
+pub mod watch;

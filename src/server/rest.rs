@@ -22,12 +22,13 @@ use crate::server::gate::Gate;
 use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
 use crate::server::listener::{Listener, Permits};
 use crate::server::rest::answers::{Answered, Asked, Desk};
-use crate::server::rest::routes::{Endpoint, Miss, ROUTES, Route};
+use crate::server::rest::routes::{Endpoint, Miss, NO_ENDPOINT, ROUTES, Route};
+use crate::server::watch::Watch;
 use crate::token::Claims;
 
 mod answers;
 mod page;
-mod routes;
+pub mod routes;
 
 /// What the port needs.
 pub struct RestOptions {
@@ -35,6 +36,8 @@ pub struct RestOptions {
     pub handle: Handle,
     /// Judges tokens.
     pub gate: Arc<Gate>,
+    /// How the server does; its tally counts what this port answers.
+    pub watch: Arc<Watch>,
     /// What `/info/servers` tells.
     pub ports: Ports,
     /// What may change while the port is served.
@@ -82,8 +85,8 @@ impl Rest {
     /// A server with all its routes.
     #[must_use]
     pub fn new(options: RestOptions) -> Rest {
-        let RestOptions { handle, gate, ports, terms } = options;
-        let desk = Arc::new(Desk { handle, ports, terms: Current::new(terms) });
+        let RestOptions { handle, gate, watch, ports, terms } = options;
+        let desk = Arc::new(Desk { handle, watch, ports, terms: Current::new(terms) });
         let base = Url::parse("http://h/").expect("the text is a URL");
         Rest { router: router(Arc::clone(&desk)), desk, gate, base }
     }
@@ -93,21 +96,27 @@ impl Rest {
         self.desk.terms.set(terms);
     }
 
-    /// Whose request it is, and what its token says.
-    fn check(&self, head: &Head, peer: IpAddr) -> (IpAddr, Result<Claims, HttpRefusal>) {
+    /// Whose request it is, and what its token says, where one is needed.
+    fn check(&self, route: &Route, head: &Head, peer: IpAddr) -> (IpAddr, Result<Option<Arc<Claims>>, HttpRefusal>) {
         let forwarded_for: Vec<&str> =
             head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
         // Whether it came past an unknown proxy matters to ports that let some in without a token; here all need one.
         let (address, _) = self.gate.origin(peer, &forwarded_for, false);
+        if route.is_open() {
+            return (address, Ok(None));
+        }
         let token = token(head).unwrap_or_default();
         let claims = self.gate.manage(address, &token, self.desk.handle.token_time_s());
-        (address, claims.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field)))
+        (address, claims.map(|claims| Some(Arc::new(claims))).map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field)))
     }
 
-    /// The answer with its headers, and its status where errors have one of their own.
-    fn finish(&self, answered: Answered) -> Response {
-        let status = self.desk.terms.get().error_status.filter(|_| answered.status >= 400).unwrap_or(answered.status);
-        let response = Response::new(status, "application/json; charset=utf-8", answered.body)
+    /// The answer of a route, or to a request without one: counted, with its headers, and with its
+    /// status where errors have one of their own.
+    fn finish(&self, route: Option<&Route>, answered: Answered) -> Response {
+        self.desk.watch.tally.answered(route.map_or(NO_ENDPOINT, |route| route.endpoint as usize), answered.status);
+        let own_status = self.desk.terms.get().error_status.filter(|_| answered.status >= 400 && !route.is_some_and(Route::is_open));
+        let status = own_status.unwrap_or(answered.status);
+        let response = Response::new(status, answered.content_type, answered.body)
             .header("Cache-Control", "no-store")
             .header("X-Content-Type-Options", "nosniff");
         if status == 401 { response.header("WWW-Authenticate", "Bearer") } else { response }
@@ -120,7 +129,7 @@ impl Rest {
             Miss::Method(allow) => (HttpRefusal::with_status(405, Code::BadField, "HTTP method"), Some(allow)),
         };
         log::debug!("rest_unrouted status={} peer={peer}", refusal.status);
-        let response = self.finish(self.desk.refused(refusal));
+        let response = self.finish(None, self.desk.refused(refusal));
         match allow {
             Some(allow) => response.header("Allow", allow),
             None => response,
@@ -142,14 +151,16 @@ impl Rest {
 impl Service for Rest {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
         let route = routes::find(head.method(), head.path()).map_err(|miss| self.missed(miss, peer))?;
-        let (address, checked) = self.check(head, peer);
+        let (address, checked) = self.check(route, head, peer);
+        // Of those who need no token no body is read.
+        let body_limit = if route.is_open() { 0 } else { self.desk.terms.get().frame_max };
         match checked {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(_) => Ok(Admission { body_limit: self.desk.terms.get().frame_max, departure: Departure::GoesOn, ticket: None }),
+            Ok(_) => Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: None }),
             Err(refusal) => {
                 let answered = self.desk.refused(refusal);
                 log_answer(route, head, address, answered.status, clock::mono());
-                Err(self.finish(answered))
+                Err(self.finish(Some(route), answered))
             }
         }
     }
@@ -162,22 +173,21 @@ impl Service for Rest {
             Err(miss) => return self.missed(miss, peer).into(),
         };
         // Once more, for the token may have ended while the body came.
-        let (address, checked) = self.check(&head, peer);
+        let (address, checked) = self.check(route, &head, peer);
         let answered = match checked {
             Ok(claims) => {
                 let query = head.query().map(Into::into);
-                let asked = Asked { address, claims: Arc::new(claims), local, query, body };
-                self.route(route, asked, head.path()).await
+                self.route(route, Asked { address, claims, local, query, body }, head.path()).await
             }
             Err(refusal) => self.desk.refused(refusal),
         };
         log_answer(route, &head, address, answered.status, began);
-        self.finish(answered).into()
+        self.finish(Some(route), answered).into()
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {
         log::debug!("rest_refused status={} code={} field={}", refusal.status, refusal.refusal.code.as_str(), refusal.refusal.field);
-        self.finish(self.desk.refused(refusal))
+        self.finish(None, self.desk.refused(refusal))
     }
 }
 

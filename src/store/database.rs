@@ -95,6 +95,11 @@ impl Database {
         Ok(database)
     }
 
+    /// Whether it was older than the last run when it was opened.
+    pub(super) fn has_lost_data(&self) -> bool {
+        self.block.has_lost_data()
+    }
+
     /// Where the database is.
     pub(super) fn path(&self) -> &Path {
         &self.path

@@ -47,7 +47,7 @@ fn load_messages(connection: &Connection, known: &HashSet<AliasId>, take: &mut d
     let mut endings = Endings::start(statement.query(())?)?;
     let mut ended = Vec::new();
     each_row(connection, messages::ALL, "message", &mut |row| {
-        let OwedMessage { mid, expires, bytes, receipt, publisher, mut receivers } = messages::get_owed(row)?;
+        let OwedMessage { mid, expires, ts, bytes, receipt, publisher, mut receivers } = messages::get_owed(row)?;
         endings.strike(mid, &mut receivers)?;
         if receivers.is_empty() {
             ended.push(mid);
@@ -62,7 +62,7 @@ fn load_messages(connection: &Connection, known: &HashSet<AliasId>, take: &mut d
         });
         if !receivers.is_empty() {
             let publisher = publisher.filter(|_| receipt);
-            take(Restored::Message { mid, expires, bytes, receipt, publisher, receivers });
+            take(Restored::Message { mid, expires, ts, bytes, receipt, publisher, receivers });
         }
         Ok(())
     })?;
@@ -199,6 +199,7 @@ mod tests {
             Restored::Message {
                 mid: Mid::new(5),
                 expires: 900,
+                ts: 1_700_000_000_000,
                 bytes: 11,
                 receipt: true,
                 publisher: Some(Alias::new("m_2").unwrap()),
@@ -207,6 +208,7 @@ mod tests {
             Restored::Message {
                 mid: Mid::new(8),
                 expires: 900,
+                ts: 1_700_000_000_000,
                 bytes: 4,
                 receipt: false,
                 publisher: None,

@@ -14,7 +14,7 @@ use crate::store::columns::{
 const FLAG_RECEIPT: u32 = 1;
 
 /// All messages without their bodies, oldest first, for [`get_owed`].
-pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, topic_of, octet_length(body) FROM message ORDER BY mid";
+pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, topic_of, octet_length(body), ts FROM message ORDER BY mid";
 /// All deliveries that ended before their messages, in the order of [`ALL`].
 pub(super) const ALL_ENDED: &str = "SELECT mid, alias FROM ended ORDER BY mid, alias";
 
@@ -84,6 +84,8 @@ pub(super) struct OwedMessage {
     pub(super) mid: Mid,
     /// Service time, ms.
     pub(super) expires: u64,
+    /// When it was published: wall clock, ms.
+    pub(super) ts: u64,
     /// Bytes of its body.
     pub(super) bytes: u32,
     /// Whether a report is kept.
@@ -100,6 +102,7 @@ pub(super) fn get_owed(row: &Row<'_>) -> Result<OwedMessage> {
     Ok(OwedMessage {
         mid: get_mid(row, 0)?,
         expires: get_number(row, 1)?,
+        ts: get_number(row, 7)?,
         bytes: row.get(6)?,
         receipt: flags & FLAG_RECEIPT != 0,
         publisher: get_alias_or_null(row, 3)?,

@@ -23,6 +23,8 @@ pub(super) struct Block {
     number: u64,
     /// Whether the file says so. Until it does, nothing may be stored: the next start could give the same mids again.
     claimed: bool,
+    /// The database is older than the last run.
+    data_lost: bool,
 }
 
 /// Whether the folder has a file `mids`: then it was in use before.
@@ -35,9 +37,11 @@ impl Block {
     /// `in_database`: the database's own copy, 0 in a new one.
     pub(super) fn next(folder: &Folder, in_database: u64) -> Result<Block, Fault> {
         let path = folder.file(FILE);
+        let mut data_lost = false;
         let newest = match read(folder)? {
             Some(in_file) => {
-                if in_database + 1 < in_file {
+                data_lost = in_database + 1 < in_file;
+                if data_lost {
                     log::error!(
                         "store event=data_lost file={} block={in_file} database_block={in_database} \
                          reason=\"the database is older than the last run: messages were lost\"",
@@ -55,12 +59,17 @@ impl Block {
         if newest + 1 >= BLOCKS {
             return Err(Fault::MidsExhausted { path });
         }
-        Ok(Block { number: newest + 1, claimed: false })
+        Ok(Block { number: newest + 1, claimed: false, data_lost })
     }
 
     /// Its number.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whether the database was older than the last run when the first block was chosen: messages are gone.
+    pub(super) fn has_lost_data(&self) -> bool {
+        self.data_lost
     }
 
     /// Whether the file names it: else nothing may be stored.
@@ -79,7 +88,7 @@ impl Block {
 
     /// Goes on to the block behind it, once the file says so. The mids of both are one range.
     pub(super) fn advance(&mut self, folder: &Folder) -> io::Result<()> {
-        let mut next = Block { number: self.number + 1, claimed: false };
+        let mut next = Block { number: self.number + 1, claimed: false, data_lost: self.data_lost };
         if next.number >= BLOCKS {
             return Err(io::Error::other("no mids are left"));
         }

@@ -96,6 +96,8 @@ pub enum Answer {
     },
     /// The next block of mids: all mids below this one may be given out.
     Block(Result<Mid, Trouble>),
+    /// The disk was found full while tidying: the next batches may hold deletions only (see [`Outcome::Committed`]).
+    Full,
 }
 
 /// Takes the store's answers. It is called on the store's threads, and must neither wait nor panic.
@@ -146,6 +148,26 @@ impl Store {
     #[must_use]
     pub fn is_storing(&self) -> bool {
         self.database.is_storing()
+    }
+
+    /// Whether the database is older than the last run: messages that were promised are gone (Design §6, mids).
+    #[must_use]
+    pub fn has_lost_data(&self) -> bool {
+        self.database.has_lost_data()
+    }
+
+    /// The database's file.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.database.path().to_owned()
+    }
+
+    /// The file of its log, the WAL.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        let mut path = self.database.path().as_os_str().to_owned();
+        path.push("-wal");
+        path.into()
     }
 
     /// Gives all that is stored to `take`, in the order that [`Restored`] names.

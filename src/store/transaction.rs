@@ -217,6 +217,7 @@ mod tests {
             Restored::Message {
                 mid: Mid::new(6),
                 expires: 900,
+                ts: 1_700_000_000_000,
                 bytes: 1,
                 receipt: true,
                 publisher: Some(Alias::new("m_2").unwrap()),

@@ -28,7 +28,7 @@ const ACKNOWLEDGED: usize = 40;
 const SMALL_DISK_BYTES: u64 = 112 << 20;
 
 /// What the data folder lies on, and how to take its space away.
-enum Disk {
+pub enum Disk {
     /// A file system of its own, unmounted at the end; `filler` takes its space.
     Small { filler: PathBuf },
     /// The limit on the size of files.
@@ -36,7 +36,7 @@ enum Disk {
 }
 
 impl Disk {
-    fn small(folder: &Folder) -> Disk {
+    pub fn small(folder: &Folder) -> Disk {
         let data = folder.data();
         std::fs::create_dir_all(&data).unwrap();
         let size = format!("size={SMALL_DISK_BYTES},mode=700");
@@ -47,7 +47,7 @@ impl Disk {
     }
 
     /// Takes all space, or makes every write to a file fail.
-    fn break_for(&self, porter: &Porter) {
+    pub fn break_for(&self, porter: &Porter) {
         match self {
             Disk::Small { filler } => {
                 let mut file = OpenOptions::new().create(true).append(true).open(filler).unwrap();
@@ -59,7 +59,7 @@ impl Disk {
         }
     }
 
-    fn mend_for(&self, porter: &Porter) {
+    pub fn mend_for(&self, porter: &Porter) {
         match self {
             Disk::Small { filler } => std::fs::remove_file(filler).unwrap(),
             Disk::Failing => limit_files(porter, None),
@@ -83,7 +83,13 @@ pub fn limit_files(porter: &Porter, bytes: Option<u64>) {
 
 /// The server. The shell has the signal ignored that would end it at the limit: the write then fails, as on a broken disk.
 pub fn start(folder: &Folder) -> Porter {
-    let porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+    start_with(folder, &[])
+}
+
+/// The same with flags.
+pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
+    let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+    porter.args(flags);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());
     shell.current_dir(folder.path());

@@ -35,3 +35,4 @@ mod seeded;
 mod tcp;
 mod tidy;
 mod token;
+mod watching;
