@@ -192,3 +192,81 @@ fn frame_text(argument: &str) -> Cow<'_, str> {
 
 const GET_TOPIC: i32 = 3;
 const ATTACHMENTS: Refusal = Refusal::new(Code::BadField, "attachments");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Alias, Mid};
+    use crate::protocol::frame::{Num, Published, RoomCounts};
+
+    const EVENTS: &str = include_str!("../../fixtures/socketio/events.txt");
+
+    #[test]
+    fn events_mean_what_the_fixture_says() {
+        let lines: Vec<&str> = EVENTS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        for case in lines.chunks(2) {
+            let [name, argument, binary @ ..] = &case[0].strip_prefix("> ").unwrap().split('\t').collect::<Vec<_>>()[..] else {
+                panic!("{}", case[0])
+            };
+            let argument = Some(*argument).filter(|argument| *argument != "-");
+            let meaning = case[1].strip_prefix("= ").unwrap();
+            let read = Event::named(name).map(|event| {
+                let mut read = event.read(argument, !binary.is_empty(), Some(17));
+                let num = read.num.take().unwrap();
+                assert_eq!((Event::asked(&num), num.wants_acknowledgement()), (Some(event), true));
+                read.num = Some(Num::new(&num.text)).filter(|num| !num.text.is_empty());
+                read
+            });
+            match (read, meaning.strip_prefix("refused ")) {
+                (None, _) => assert_eq!(meaning, "ignored", "{}", case[0]),
+                (Some(Request { body: Body::Leave, .. }), None) => assert_eq!(meaning, "leave", "{}", case[0]),
+                (Some(Request { body: Body::Status { alias }, num, token }), None) => {
+                    let asked = Request { body: Body::GetTopic { alias }, num, token };
+                    assert_eq!(asked, decode::request(meaning.as_bytes()), "{}", case[0]);
+                }
+                (Some(read), None) => assert_eq!(read, decode::request(meaning.as_bytes()), "{}", case[0]),
+                (Some(Request { body: Body::Refused(Refusal { code, field }), num, .. }), Some(refused)) => {
+                    let num = num.map_or(String::new(), |num| num.text.into());
+                    assert_eq!(format!("{} {field} {num}", code.as_str()).trim_end(), refused, "{}", case[0]);
+                }
+                (Some(read), Some(_)) => panic!("{}: {read:?}", case[0]),
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_types_are_those_of_the_protocol() {
+        for event in Event::ALL {
+            assert_eq!(Event::named(event.name()), Some(event));
+            assert!(event.error_name().starts_with(event.name()));
+            assert_eq!(event.error_name() == "push_c_error", event == Event::PushC);
+        }
+        let mut types: Vec<i32> = Event::ALL.iter().filter_map(|event| event.t()).collect();
+        types.sort_unstable();
+        assert_eq!(types, [-8, -5, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
+    }
+
+    #[test]
+    fn every_reply_has_its_event() {
+        let alias = Alias::new("a").unwrap();
+        let mid = Mid::new(1);
+        let bound = |kind| Reply::Bound { kind, alias: alias.clone(), ts: None, num: None };
+        let published = Published { mid, online: 0, stored: 0 };
+        for (reply, event) in [
+            (bound(BindKind::Heartbeat), Some(("heartbeat_c", true))),
+            (bound(BindKind::Connect11), Some(("connect_c", false))),
+            (Reply::Registered { num: None }, Some(("register_c", true))),
+            (Reply::Unregistered { num: None }, Some(("unregister_c", true))),
+            (Reply::Topics { num: None, topics: vec![] }, Some(("get_topic_c", true))),
+            (Reply::Pulled { messages: vec![], more: false, num: None }, Some(("pull_c", true))),
+            (Reply::Published(published, None), Some(("do_push_c", true))),
+            (Reply::ServerInfo { counts: RoomCounts::default(), num: None }, Some(("server_info_c", true))),
+            (Reply::DoorsReached { doors: 1, num: None }, Some(("open_door_c", true))),
+            (Reply::Receipt { mid, alias: alias.clone(), at: 0 }, Some(("receipt", true))),
+            (Reply::EndedElsewhere { mid }, Some(("push_done", true))),
+            (Reply::Error { refusal: ATTACHMENTS, num: None }, None),
+        ] {
+            assert_eq!(of_reply(&reply), event, "{reply:?}");
+        }
+    }
+}

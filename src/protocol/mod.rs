@@ -11,3 +11,10 @@ pub mod refusal;
 pub mod room;
 pub mod socketio;
 pub mod websocket;
+
+#[cfg(test)]
+#[path = "../../fuzz/checks.rs"]
+#[expect(unreachable_pub, reason = "public to the fuzz targets")]
+mod checks;
+#[cfg(test)]
+mod tests;

@@ -282,3 +282,149 @@ pub fn invalid_namespace(namespace: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(namespace.as_bytes());
     out.extend_from_slice(b",\"Invalid namespace\"");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded::Seeded;
+
+    const PACKETS: &str = include_str!("../../fixtures/socketio/packets.txt");
+
+    /// The cases of the fixture: messages, and what each means.
+    fn cases() -> Vec<(Vec<&'static str>, Vec<&'static str>)> {
+        let mut cases: Vec<(Vec<&str>, Vec<&str>)> = vec![Default::default()];
+        for line in PACKETS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some(meaning) = line.strip_prefix("= ") {
+                cases.last_mut().unwrap().1.push(meaning);
+                continue;
+            }
+            if !cases.last().unwrap().1.is_empty() {
+                cases.push(Default::default());
+            }
+            let message = line.strip_prefix('>').unwrap();
+            cases.last_mut().unwrap().0.push(message.strip_prefix(' ').unwrap_or(message));
+        }
+        cases
+    }
+
+    fn take(decoder: &mut Decoder, message: &str) -> String {
+        let packet = match message {
+            "<binary>" => decoder.binary().map(|()| Packet::Ignored),
+            text => decoder.text(text),
+        };
+        match packet {
+            Err(Malformed(what)) => format!("malformed {what}"),
+            Ok(Packet::Ignored) => "ignored".into(),
+            Ok(Packet::Disconnect) => "disconnect".into(),
+            Ok(Packet::Join(namespace)) => format!("join {namespace}"),
+            Ok(Packet::Event(Event { name, argument, ack, has_attachments })) => {
+                let mut words = format!("event {name:?}");
+                words += &argument.map_or(String::new(), |argument| format!(" {argument}"));
+                words += &ack.map_or(String::new(), |ack| format!(" ack {ack}"));
+                words + if has_attachments { " binary" } else { "" }
+            }
+        }
+    }
+
+    #[test]
+    fn messages_mean_what_the_fixture_says() {
+        for (messages, expected) in cases() {
+            let mut decoder = Decoder::new();
+            let seen: Vec<String> = messages.iter().map(|message| take(&mut decoder, message)).collect();
+            assert_eq!(seen, expected, "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces_and_json_are_bounded() {
+        for (over, fits) in [(-1, true), (0, true), (1, false)] {
+            let at = |bound: usize| bound.strict_add_signed(over);
+            let namespace = format!("0/{}", "n".repeat(at(NAMESPACE_BYTES_MAX) - 1));
+            assert_eq!(Decoder::new().text(&namespace).is_ok(), fits, "namespace");
+            let with_query = format!("{namespace}?token={}", "x".repeat(10_000));
+            assert_eq!(Decoder::new().text(&with_query).is_ok(), fits, "namespace with a query");
+            let depth = at(JSON_DEPTH_MAX) - 1;
+            let event = format!("2[\"[[\\\"[\",{}{}]", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(Decoder::new().text(&event).is_ok(), fits, "depth");
+        }
+        assert!(Decoder::new().text(&format!("0/{}", "n".repeat(64 << 10))).is_err());
+    }
+
+    #[test]
+    fn json_100_000_deep_costs_no_stack() {
+        let check = || {
+            for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+                for kind in ["0", "2", "3", "4", "51-"] {
+                    let deep = format!("{kind}[\"a\",{}1{}]", open.repeat(100_000), close.repeat(100_000));
+                    assert!(Decoder::new().text(&deep).is_err());
+                    let unclosed = format!("{kind}{}", open.repeat(100_000));
+                    assert!(Decoder::new().text(&unclosed).is_err());
+                }
+            }
+        };
+        std::thread::Builder::new().stack_size(64 << 10).spawn(check).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_million_arguments_take_no_room() {
+        let event = format!("2[\"a\"{}]", ",1".repeat(1_000_000));
+        assert_eq!(take(&mut Decoder::new(), &event), "event \"a\" 1");
+    }
+
+    #[test]
+    fn random_and_mutated_messages_are_packets_or_refused() {
+        const BYTES: &[u8] = b"0123456789-/?,[]{}\":\\u \xc3\xa9\xff_placehdrnum";
+        let messages: Vec<&str> = cases().iter().flat_map(|(messages, _)| messages.clone()).collect();
+        let mut random = Seeded(0x50c_0001);
+        let mut decoder = Decoder::new();
+        for _ in 0..60_000 {
+            let mut message = random.pick(&messages).as_bytes().to_vec();
+            for _ in 0..random.below(4) {
+                let at = random.below(message.len() + 1);
+                match random.below(3) {
+                    0 => message.truncate(at),
+                    1 => message.insert(at, *random.pick(BYTES)),
+                    _ if at < message.len() => message[at] = *random.pick(BYTES),
+                    _ => {}
+                }
+            }
+            let message = String::from_utf8_lossy(&message);
+            let awaited = decoder.awaited;
+            match decoder.text(&message) {
+                Ok(Packet::Event(event)) => {
+                    assert_eq!(event.has_attachments, decoder.awaited > 0);
+                    assert!(event.argument.is_none_or(|argument| serde_json::from_str::<&RawValue>(argument).is_ok()), "{message}");
+                    assert!(event.name.len() + event.argument.map_or(0, str::len) <= message.len());
+                }
+                Ok(Packet::Join(namespace)) => assert!(namespace.starts_with('/') && !namespace.contains(['?', ','])),
+                Ok(_) => {}
+                Err(_) if awaited > 0 => assert_eq!(decoder.awaited, awaited),
+                Err(_) => {}
+            }
+            assert!(decoder.awaited <= ATTACHMENTS_MAX);
+            if random.below(2) == 0 {
+                assert_eq!(decoder.awaited > 0, decoder.binary().is_ok());
+            }
+            if random.below(8) == 0 {
+                decoder = Decoder::new();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let written = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let frame = |out: &mut Vec<u8>| out.extend_from_slice(br#"{"t":5}"#);
+        assert_eq!(written(&|out| event("push", frame, out)), r#"2["push",{"t":5}]"#);
+        assert_eq!(written(&|out| event("connect_c", |_| {}, out)), r#"2["connect_c"]"#);
+        assert_eq!(written(&|out| ack(17, frame, out)), r#"317[{"t":5}]"#);
+        assert_eq!(written(&|out| ack(u64::MAX, |_| {}, out)), "318446744073709551615[]");
+        assert_eq!(written(&|out| error(frame, out)), r#"4{"t":5}"#);
+        assert_eq!(written(&|out| invalid_namespace("/nope", out)), r#"4/nope,"Invalid namespace""#);
+        assert_eq!(take(&mut Decoder::new(), &written(&|out| event("a", frame, out))), r#"event "a" {"t":5}"#);
+    }
+}

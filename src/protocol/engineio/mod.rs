@@ -5,6 +5,10 @@ pub mod connection;
 pub mod packet;
 pub mod payload;
 pub mod request;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 
 /// What a peer sent is not Engine.IO. It ends the session (or the WebSocket, while it is only probing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -128,7 +128,7 @@ fn next_in_binary<'a>(rest: &mut &'a [u8]) -> Result<Option<Packet<'a>>, Malform
         let (packet, after) = behind[at..].split_at_checked(bytes).ok_or(Malformed::Framing)?;
         *rest = after;
         return match marker {
-            _ if packet.is_empty() => continue,
+            0 | 1 if packet.is_empty() => continue,
             0 => Packet::from_text(std::str::from_utf8(packet).map_err(|_| Malformed::Utf8)?).map(Some),
             1 => Packet::from_binary(packet).map(Some),
             _ => Err(Malformed::Framing),
