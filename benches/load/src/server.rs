@@ -198,7 +198,8 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
         }
         Kind::Axum => Command::new(places.of("target/peers/release/peer-axum")),
     };
-    command.current_dir(&folder.0);
+    // What the caller's environment says to programs, such as to keep backtraces, is not part of the work.
+    command.current_dir(&folder.0).env_clear();
     Ok(command)
 }
 
