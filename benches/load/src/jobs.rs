@@ -183,6 +183,15 @@ pub const JOBS: &[Job] = &[
         floors: &[AtLeast(PerS, Mosquitto, 6.0)],
     },
     Job {
+        // For the sizing table: what a heartbeat costs that comes alone.
+        id: "heartbeat-64x1",
+        title: ["heartbeats, 64 × 1 outstanding", "心跳，64 × 1 条未答"],
+        work: Work::Heartbeat { clients: 64, outstanding: 1 },
+        operations: 200_000,
+        settings: LIVE,
+        floors: &[],
+    },
+    Job {
         id: "idle-10000",
         title: ["an idle controller, of 10,000", "10,000 个空闲控制器，每个"],
         work: Work::Idle,

@@ -40,7 +40,7 @@ impl Costs {
             process_mb,
             link_bytes: figure("idle-10000", Figure::LinkBytes)?,
             waiting_bytes: (figure("start-1000000", Figure::ResidentMb)? - process_mb) * f64::from(1 << 20) / WAITING_MEASURED,
-            heartbeat_us: figure("connect", Figure::CpuUs)?.max(figure("heartbeat-64x16", Figure::CpuUs)?),
+            heartbeat_us: figure("heartbeat-64x1", Figure::CpuUs)?,
             message_us: figure("direct-64x1", Figure::CpuUs)?,
             stored_us: figure("enqueue-1x1", Figure::CpuUs)?,
             stored_bytes: figure("enqueue-1x1", Figure::WrittenBytes)?,
