@@ -171,13 +171,13 @@ fn spawn_pinned(command: &mut Command) -> Outcome<Child> {
     pin(SERVER_CORE)?;
     let child = command.stdin(Stdio::null()).spawn();
     pin(LOAD_CORE)?;
-    child.map_err(|error| Bad(format!("{}: {error}", command.get_program().to_string_lossy())))
+    child.map_err(|error| Bad(format!("{}: {error}", command.get_program().display())))
 }
 
 fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, port: u16) -> Outcome<Command> {
     let mut command = match kind {
         Kind::Porter => {
-            let mut command = Command::new(places.of("target/release/porter"));
+            let mut command = bound_to_us(&places.of("target/release/porter"));
             command.args(["serve", "--rest-port", "0", "--log-level", "warn", "--tcp-port"]).arg(port.to_string());
             command.arg("--data-dir").arg(folder.0.join("data"));
             if settings.raised {
@@ -187,20 +187,27 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
         }
         Kind::Mosquitto => {
             let name = if settings.durable { "mosquitto-durable.conf" } else { "mosquitto-live.conf" };
-            let mut command = Command::new(in_path("mosquitto"));
+            let mut command = bound_to_us(&in_path("mosquitto"));
             command.arg("-c").arg(fill_in(places, name, folder, port)?);
             command
         }
         Kind::Redis => {
-            let mut command = Command::new(in_path("redis-server"));
+            let mut command = bound_to_us(&in_path("redis-server"));
             command.arg(fill_in(places, "redis.conf", folder, port)?);
             command
         }
-        Kind::Axum => Command::new(places.of("target/peers/release/peer-axum")),
+        Kind::Axum => bound_to_us(&places.of("target/peers/release/peer-axum")),
     };
     // What the caller's environment says to programs, such as to keep backtraces, is not part of the work.
     command.current_dir(&folder.0).env_clear();
     Ok(command)
+}
+
+/// A program that the kernel ends when this process ends, however that comes. `setpriv` becomes the program: the pid stays.
+fn bound_to_us(program: &Path) -> Command {
+    let mut command = Command::new(in_path("setpriv"));
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
 }
 
 /// Debian puts some servers where only root looks.
