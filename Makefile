@@ -20,8 +20,9 @@ build:
 test: set-up
 	@tests/run
 
-# Messages and deliveries a second, one JSON line a job; wants a quiet machine with two cores.
-bench: build
+# What it can bear, job by job; PEERS=1: against what people would use otherwise, and writes README's tables. Wants two quiet cores.
+bench:
+	@tests/set-up bench
 	@benches/run
 
 # Bytes of a fuzzer's making for every decoder in turn, so many seconds each (fuzz/README.md).

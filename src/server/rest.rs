@@ -200,16 +200,17 @@ pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http:
 fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {
     let mut router = tide::with_state(desk);
     for route in &ROUTES {
-        let endpoint = route.endpoint;
-        router.at(route.path).method(route.method, move |request| call(request, endpoint));
+        let (endpoint, subject) = (route.endpoint, route.subject());
+        router.at(route.path).method(route.method, move |request| call(request, endpoint, subject));
     }
     router
 }
 
 /// The endpoint as tide calls it. Request and answer travel as extensions of tide's: there is nothing for it to parse or to add.
-async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide::Result {
+async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint, subject: Option<&'static str>) -> tide::Result {
     let desk = Arc::clone(request.state());
-    let subject = SUBJECTS.iter().find_map(|name| request.param(name).ok()).unwrap_or_default().to_owned();
+    // Asked only where the path has it: each miss would cost an error with a backtrace.
+    let subject = subject.and_then(|name| request.param(name).ok()).unwrap_or_default().to_owned();
     let inner: &mut tide::http::Request = request.as_mut();
     let outcome = match inner.ext_mut().remove::<Asked>() {
         Some(asked) => desk.answer(endpoint, &subject, asked).await,
@@ -220,8 +221,6 @@ async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide
     Ok(response)
 }
 
-/// The parameters of paths other than the token; no path has two.
-const SUBJECTS: [&str; 3] = ["alias", "page", "mid"];
 /// The router and the table disagree: a fault of ours.
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 

@@ -102,6 +102,11 @@ impl Route {
         !self.path.ends_with("/:token")
     }
 
+    /// The name of its parameter beside the token; no path has two.
+    pub(super) fn subject(&self) -> Option<&'static str> {
+        self.path.split('/').filter_map(|segment| segment.strip_prefix(':')).find(|name| *name != "token")
+    }
+
     fn has_path(&self, path: &str) -> bool {
         let mut segments = path.split('/');
         let all_match = self.path.split('/').all(|pattern| match segments.next() {
