@@ -68,7 +68,7 @@ fn encode_published(size: u64) {
     for mid in 0..size {
         let published = Published { mid: Mid::new((1 << 40) + mid), online: 1, stored: 0 };
         out.clear();
-        encode::reply(&Reply::Published(published, Some(Num("17".into()))), Language::En, &mut out);
+        encode::reply(&Reply::Published(published, Some(Num::new("17"))), Language::En, &mut out);
         assert_eq!(black_box(&out).last(), Some(&b'}'));
     }
 }
