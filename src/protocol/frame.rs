@@ -77,6 +77,14 @@ pub enum Body {
     Refused(Refusal),
 }
 
+impl Body {
+    /// Whether it is an 8, -8, 9 or 10.
+    #[must_use]
+    pub const fn is_door_frame(&self) -> bool {
+        matches!(self, Body::Door(_) | Body::DoorAnswer(_))
+    }
+}
+
 /// The three frames that bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BindKind {
