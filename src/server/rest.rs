@@ -155,7 +155,7 @@ impl Service for Rest {
     }
 
     async fn respond(&self, request: Request) -> Response {
-        let Request { head, body, peer, local } = request;
+        let Request { head, body, peer, came_at, local } = request;
         let began = clock::mono();
         let route = match routes::find(head.method(), head.path()) {
             Ok(route) => route,
@@ -166,7 +166,7 @@ impl Service for Rest {
         let answered = match checked {
             Ok(claims) => {
                 let query = head.query().map(Into::into);
-                let asked = Asked { address, claims: Arc::new(claims), local, query, body };
+                let asked = Asked { address, claims: Arc::new(claims), came_at, local, query, body };
                 self.route(route, asked, head.path()).await
             }
             Err(refusal) => self.desk.refused(refusal),

@@ -36,6 +36,8 @@ pub(super) struct Asked {
     pub(super) address: IpAddr,
     /// What the token says.
     pub(super) claims: Arc<Claims>,
+    /// When the request came: monotonic, µs.
+    pub(super) came_at: u64,
     /// This machine's address as the asker reached it; none if the asker has gone.
     pub(super) local: Option<IpAddr>,
     /// What follows the `?`.
@@ -140,7 +142,7 @@ impl Desk {
     /// One frame. The hub answers also those that are refused, so that it counts them.
     async fn push(&self, asked: Asked) -> Answered {
         let request = decode::rest_request(&asked.body);
-        let reply = self.handle.request(asked.address, asked.claims, request).await;
+        let reply = self.handle.request(asked.address, asked.claims, request, asked.came_at).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::new();
         encode::reply(&reply, self.terms.get().language, &mut body);
