@@ -10,6 +10,7 @@
     reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
 )]
 
+mod bad_input;
 mod cli;
 mod clients;
 mod clock;
