@@ -2,7 +2,7 @@
 //!
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
-//! `pending`, `gather`, `keys`, `live_only`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all parts, does with them
+//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all parts, does with them
 //! (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
 pub mod access;
@@ -18,6 +18,7 @@ mod hash;
 mod keys;
 pub mod links;
 mod live_only;
+mod openings;
 mod pending;
 mod presence;
 mod publish;
@@ -81,15 +82,15 @@ pub enum Input {
         link: LinkId,
         /// At most [`crate::limits::BATCH_FRAMES_MAX`].
         frames: Vec<Request>,
-        /// When they were read: monotonic, µs.
+        /// When they came: monotonic, µs.
         at: u64,
     },
     /// The peer has closed its sending side: the link ends when all its frames are answered.
     Finished(LinkId),
+    /// The peer shows that it is there, by something that is no frame, such as a ping: it is not idle.
+    Heard(LinkId),
     /// The link is gone.
     Gone(LinkId),
-    /// Its peer has said something that is no frame, such as a ping: it is there.
-    Heard(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
     Congested {
         /// Which link.
@@ -214,12 +215,8 @@ impl Hub {
         match input {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
             Input::Finished(link) => self.finish(link, fx),
+            Input::Heard(link) => self.heard(link),
             Input::Gone(link) => self.end_link(link),
-            Input::Heard(link) => {
-                if let Some(link) = self.links.find_mut(link) {
-                    link.heard = now.mono;
-                }
-            }
             Input::Congested { link, from } => self.congested(link, from),
             Input::Drained(link) => self.drained(link),
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
@@ -292,7 +289,7 @@ impl Hub {
     fn batch_done(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.find_mut(id) else { return };
         let idle = link.hold.is_none() && link.backlog.is_empty();
-        if link.finished && idle && link.unanswered == 0 && !self.doors.owe_result(id) {
+        if link.finished && idle && link.unanswered == 0 && link.openings == 0 {
             self.close(id, Closing::Finished, fx);
             return;
         }
@@ -307,6 +304,12 @@ impl Hub {
         if let Some(link) = self.links.find_mut(id) {
             link.finished = true;
             self.batch_done(id, fx);
+        }
+    }
+
+    fn heard(&mut self, id: LinkId) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.heard = self.now.mono;
         }
     }
 
@@ -403,5 +406,5 @@ fn runs_between_slices(body: &Body) -> bool {
 /// Whether a batch goes to the door lane: it holds an 8, -8, 9 or 10 (Design §6).
 #[must_use]
 pub fn takes_door_lane(frames: &[Request]) -> bool {
-    frames.iter().any(|request| matches!(request.body, Body::Door(_) | Body::DoorAnswer(_)))
+    frames.iter().any(|request| request.body.is_door_frame())
 }

@@ -11,6 +11,7 @@
 )]
 
 mod backup;
+mod bad_input;
 mod check;
 mod cli;
 mod clients;
@@ -20,6 +21,7 @@ mod disk;
 mod door;
 mod examples;
 mod guide;
+mod hostile;
 mod ledger;
 mod limits;
 mod load;

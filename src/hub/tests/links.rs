@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scene::*;
+use crate::hub::Input;
 use crate::hub::storage::{Outcome, Trouble};
 use crate::limits::TIME_TO_LIVE_MAX_S;
 use crate::names::{Label, LinkId, Transport};
@@ -214,6 +215,16 @@ fn links_end_when_they_are_idle_or_never_bind_or_their_token_is_over() {
 }
 
 #[test]
+fn a_sign_of_life_that_is_no_frame_keeps_a_session() {
+    let mut scene = Scene::new();
+    let (lives, silent) = (scene.session("lives"), scene.session("silent"));
+    scene.ms(100_000);
+    scene.turn(Input::Heard(lives));
+    assert_eq!(scene.ms(81_000), [format!("close {} idle", silent.index)]);
+    assert_eq!(scene.ms(100_000), [format!("close {} idle", lives.index)]);
+}
+
+#[test]
 fn two_refusals_end_a_tcp_link() {
     for (transport, code, ends) in [
         (Transport::Tcp, Code::TooLarge, "close 0 too_large"),
@@ -389,7 +400,7 @@ fn whoever_pings_is_not_the_one_heard_from_longest_ago() {
         })
         .collect();
     scene.ms(10);
-    scene.turn(crate::hub::Input::Heard(phones[0]));
+    scene.turn(Input::Heard(phones[0]));
     let ninth = scene.open_over(Transport::SocketIo, None);
     let effects = scene.send(ninth, [heartbeat("family")]);
     assert!(effects.contains(&"close 1 replaced".to_owned()), "{effects:?}");
