@@ -190,9 +190,9 @@ impl SocketIo {
         }
     }
 
-    async fn post(&self, head: &Head, body: &[u8], guard: PostGuard, query: &Query) -> Answer {
+    async fn post(&self, head: &Head, body: &[u8], came_at: u64, guard: PostGuard, query: &Query) -> Answer {
         let format = Format::of(head.header("content-type"), query.jsonp.is_some());
-        let posted = guard.post(Body::new(format, body), self.terms.get().frame_max).await;
+        let posted = guard.post(Body::new(format, body), came_at, self.terms.get().frame_max).await;
         let response = match posted {
             Ok(()) => Response::new(200, "text/html", "ok"),
             Err(why) => Response::new(why.status(), "application/json", why.json()),
@@ -300,10 +300,10 @@ impl Service for SocketIo {
     }
 
     async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, peer, ticket, .. } = request;
+        let Request { head, body, peer, came_at, ticket, .. } = request;
         if let Some(guard) = ticket.and_then(|ticket| ticket.downcast::<PostGuard>().ok()) {
             return match Query::parse(head.query().unwrap_or_default()) {
-                Ok(query) => self.post(&head, &body, *guard, &query).await,
+                Ok(query) => self.post(&head, &body, came_at, *guard, &query).await,
                 Err(why) => self.refusal(&head, why).into(),
             };
         }

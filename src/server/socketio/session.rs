@@ -309,11 +309,10 @@ impl Session {
         true
     }
 
-    /// Hands a batch to the hub when it is its turn. False: the session is over.
-    pub(super) async fn hand_over(&self, batch: &mut Batch) -> bool {
+    /// Hands a batch to the hub when it is its turn. `at`: when it came, monotonic, µs. False: the session is over.
+    pub(super) async fn hand_over(&self, batch: &mut Batch, at: u64) -> bool {
         let Batch { frames, leaves, .. } = std::mem::take(batch);
         if !frames.is_empty() {
-            let at = clock::mono_us();
             self.link.ready().await;
             if self.link.is_closing() {
                 return false;
@@ -490,11 +489,11 @@ impl PostGuard {
         PostGuard { session, id, over: false }
     }
 
-    /// Reads its body.
+    /// Reads its body, which came at that time: monotonic, µs.
     ///
     /// # Errors
     /// What it is answered instead of `ok`.
-    pub(super) async fn post(mut self, body: Result<Body<'_>, Malformed>, frame_max: usize) -> Result<(), BadRequest> {
+    pub(super) async fn post(mut self, body: Result<Body<'_>, Malformed>, came_at: u64, frame_max: usize) -> Result<(), BadRequest> {
         self.over = true;
         let session = &self.session;
         match body {
@@ -504,11 +503,11 @@ impl PostGuard {
                     if !session.read(self.id, packet, frame_max, &mut batch) {
                         break;
                     }
-                    if batch.is_full() && !session.hand_over(&mut batch).await {
+                    if batch.is_full() && !session.hand_over(&mut batch, came_at).await {
                         break;
                     }
                 }
-                session.hand_over(&mut batch).await;
+                session.hand_over(&mut batch, came_at).await;
                 session.handle(Input::PostRead(self.id));
             }
             Err(_) => session.handle(Input::Malformed(self.id)),

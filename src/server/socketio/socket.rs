@@ -15,6 +15,8 @@ use crate::protocol::engineio::connection::{Input, RequestId};
 use crate::protocol::engineio::packet::Packet;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::websocket::{Decoder, Item, Options};
+use crate::runtime::clock;
+use crate::server::arrival::Arrival;
 use crate::server::http::Switched;
 use crate::server::listener::Permit;
 use crate::server::socketio::session::{Batch, OPENING, Session};
@@ -54,6 +56,9 @@ struct Socket {
     id: RequestId,
     stream: TcpStream,
     decoder: Decoder,
+    arrival: Arrival,
+    /// When the bytes last read came: monotonic, µs.
+    came_at: u64,
     frame_max: usize,
     _permit: Permit,
 }
@@ -66,13 +71,14 @@ impl Socket {
             let filled = rest.len();
             decoder.lend(rest, filled);
         }
-        Socket { session, id, stream, decoder, frame_max, _permit: permit }
+        let came_at = clock::mono_us();
+        Socket { session, id, stream, decoder, arrival: Arrival::since(came_at), came_at, frame_max, _permit: permit }
     }
 
     async fn run(mut self) {
         loop {
             let (mut batch, is_over) = poll_fn(|context| self.poll_batch(context)).await;
-            if !self.session.hand_over(&mut batch).await || is_over {
+            if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
                 break;
             }
         }
@@ -101,7 +107,9 @@ impl Socket {
     /// Reads what has come, and decodes it while it is in the scratch. False: nothing more can come.
     fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let read = match ready!(Pin::new(&mut &self.stream).poll_read(context, scratch)) {
+            let attempt = Pin::new(&mut &self.stream).poll_read(context, scratch);
+            self.came_at = self.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
+            let read = match ready!(attempt) {
                 Ok(0) | Err(_) => return Poll::Ready(false),
                 Ok(read) => read,
             };
