@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::backup::{SmallDisk, backup};
 use crate::clients::Client;
@@ -89,14 +90,15 @@ impl Site {
     }
 }
 
+/// Ports below those that the system gives to whoever asks for any: no other test takes one before its use.
 fn free_ports() -> Vec<String> {
-    let taken: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports = taken.iter().map(|socket| socket.local_addr().unwrap().port().to_string());
-    ["--tcp-port", "--rest-port", "--socketio-port", "--websocket-port"]
-        .iter()
-        .zip(ports)
-        .flat_map(|(flag, port)| [(*flag).to_owned(), port])
-        .collect()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let any = || FIRST + (std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+    let free = std::iter::repeat_with(any).filter(|port| TcpListener::bind(format!("127.0.0.1:{port}")).is_ok());
+    let flags = ["--tcp-port", "--rest-port", "--socketio-port", "--websocket-port"];
+    flags.iter().zip(free).flat_map(|(flag, port)| [(*flag).to_owned(), port.to_string()]).collect()
 }
 
 fn report(mut command: Command) -> Report {
