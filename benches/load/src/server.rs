@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -108,7 +109,12 @@ impl Server {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         let mut child = spawn_pinned(&mut command)?;
-        let told = if tells { Told::read(&mut child, kind == Kind::Porter)? } else { Told::default() };
+        let told = if tells { Told::read(&mut child, kind) } else { Ok(Told::default()) };
+        if told.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let told = told?;
         let fixed = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (address, rest) = (told.tcp.or(told.http).unwrap_or(fixed), told.http.unwrap_or(fixed));
         let server = Server { kind, child, address, rest, token: told.token, settings, folder };
@@ -178,7 +184,8 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
     let mut command = match kind {
         Kind::Porter => {
             let mut command = bound_to_us(&places.of("target/release/porter"));
-            command.args(["serve", "--rest-port", "0", "--log-level", "warn", "--tcp-port"]).arg(port.to_string());
+            let ports = ["--rest-port", "0", "--socketio-port", "0", "--websocket-port", "0", "--tcp-port"];
+            command.args(["serve", "--log-level", "warn"]).args(ports).arg(port.to_string());
             command.arg("--data-dir").arg(folder.0.join("data"));
             if settings.raised {
                 command.arg("--config").arg(places.of("benches/porter.toml"));
@@ -244,25 +251,35 @@ impl Default for Told {
 }
 
 impl Told {
-    fn read(child: &mut Child, with_token: bool) -> Outcome<Told> {
+    /// Waits for what the server says, on a thread of its own, since there is no reading with a deadline.
+    fn read(child: &mut Child, kind: Kind) -> Outcome<Told> {
+        let (tell, told) = sync_channel(1);
+        let Some(stdout) = child.stdout.take() else { return Ok(Told::default()) };
+        std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            // Nobody waits any more: it took too long.
+            let _ = tell.send(Told::from_lines(lines, kind));
+        });
+        let told = told.recv_timeout(START_MAX).ok().flatten();
+        told.ok_or_else(|| Bad(format!("{} did not say that it is ready", kind.name())))
+    }
+
+    fn from_lines(lines: impl Iterator<Item = String>, kind: Kind) -> Option<Told> {
         let mut told = Told::default();
-        let Some(stdout) = child.stdout.take() else { return Ok(told) };
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let word = line.split_whitespace().last().unwrap_or_default();
-            if let Some(address) = word.strip_prefix("tcp://") {
-                told.tcp = address.parse().ok();
-            } else if let Some(address) = word.strip_prefix("http://") {
-                told.http = address.parse().ok();
-            } else if line.trim_start().starts_with("token ") {
-                told.token = word.to_owned();
-            } else {
-                continue;
+        for line in lines {
+            let mut words = line.split_whitespace();
+            match (words.next().unwrap_or_default(), words.next()) {
+                ("controllers", Some(url)) => told.tcp = url.strip_prefix("tcp://")?.parse().ok(),
+                ("management", Some(url)) => told.http = url.strip_prefix("http://")?.parse().ok(),
+                ("token", Some(token)) => token.clone_into(&mut told.token),
+                _ => continue,
             }
-            if told.http.is_some() && (!with_token || told.token != "token") {
-                return Ok(told);
+            // Porter's token is the last that it says.
+            if told.http.is_some() && (kind == Kind::Axum || line.trim_start().starts_with("token")) {
+                return Some(told);
             }
         }
-        Err(Bad("the server ended before it was ready".to_owned()))
+        None
     }
 }
 
@@ -289,4 +306,19 @@ fn axum_version(places: &Places) -> String {
     let lock = fs::read_to_string(places.of("benches/peers/Cargo.lock")).unwrap_or_default();
     let after = lock.split("name = \"axum\"\nversion = \"").nth(1);
     after.and_then(|text| text.split('"').next()).unwrap_or("unknown").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_is_read_whatever_else_it_says() {
+        let said = "Porter is ready.\n\n  controllers   tcp://127.0.0.1:1\n  management    http://127.0.0.1:2\n  phones   http://127.0.0.1:3/socket.io/\n  token  ab\n";
+        let told = Told::from_lines(said.lines().map(str::to_owned), Kind::Porter).unwrap();
+        assert_eq!((told.tcp.unwrap().port(), told.http.unwrap().port(), told.token.as_str()), (1, 2, "ab"));
+        assert!(Told::from_lines(std::iter::empty(), Kind::Porter).is_none());
+        let axum = Told::from_lines(std::iter::once("management http://127.0.0.1:2".to_owned()), Kind::Axum).unwrap();
+        assert_eq!(axum.http.unwrap().port(), 2);
+    }
 }

@@ -41,7 +41,7 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        println!("http://{}", listener.local_addr()?);
+        println!("management http://{}", listener.local_addr()?);
         let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
             // Fails only on a socket that is gone.
             let _ = stream.set_nodelay(true);
