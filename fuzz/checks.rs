@@ -205,7 +205,10 @@ fn messages<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Item>, Option<Br
     for chunk in chunks {
         decoder.lend(chunk.to_vec(), chunk.len());
         loop {
-            match decoder.next_item() {
+            let item = decoder.next_item();
+            // Answers are no longer than what they answer, of which only the last byte may be in this chunk.
+            assert!(decoder.take_control().len() <= chunk.len() + CONTROL_FRAME_BYTES_MAX);
+            match item {
                 Ok(None) => break,
                 Ok(Some(item)) => {
                     let closes = matches!(item, Item::Close(_));
@@ -216,8 +219,6 @@ fn messages<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Item>, Option<Br
                 }
                 Err(broken) => return (seen, Some(broken)),
             }
-            // Answers are no longer than what they answer, of which only the last byte may be in this chunk.
-            assert!(decoder.take_control().len() <= chunk.len() + CONTROL_FRAME_BYTES_MAX);
         }
         assert!(!decoder.has_input());
         decoder.take_back();
