@@ -199,12 +199,16 @@ fn lines<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Vec<u8>, Over
 /// What a WebSocket decoder makes of `chunks`, up to the close.
 fn messages<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Item>, Option<Broken>) {
     const OPTIONS: websocket::Options = websocket::Options { message_max: 300, buffer: 64 };
+    const CONTROL_FRAME_BYTES_MAX: usize = 2 + 125;
     let mut decoder = websocket::Decoder::new(OPTIONS);
     let mut seen = Vec::new();
     for chunk in chunks {
         decoder.lend(chunk.to_vec(), chunk.len());
         loop {
-            match decoder.next_item() {
+            let item = decoder.next_item();
+            // Answers are no longer than what they answer, of which only the last byte may be in this chunk.
+            assert!(decoder.take_control().len() <= chunk.len() + CONTROL_FRAME_BYTES_MAX);
+            match item {
                 Ok(None) => break,
                 Ok(Some(item)) => {
                     let closes = matches!(item, Item::Close(_));
@@ -215,8 +219,6 @@ fn messages<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Item>, Option<Br
                 }
                 Err(broken) => return (seen, Some(broken)),
             }
-            // What it answers is taken as it comes, so that it can't pile up.
-            assert!(decoder.take_control().len() <= chunk.len() + 64);
         }
         assert!(!decoder.has_input());
         decoder.take_back();

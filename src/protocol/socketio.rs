@@ -51,11 +51,11 @@ pub struct Event<'a> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// Attachments of the last packet that have not come.
-    awaited: u8,
+    due: u8,
 }
 
 impl Decoder {
-    /// One that awaits no attachments.
+    /// One to which no attachments are due.
     #[must_use]
     pub fn new() -> Decoder {
         Decoder::default()
@@ -66,11 +66,11 @@ impl Decoder {
     /// # Errors
     /// It is no packet, or an attachment was due. That is final for the session.
     pub fn text<'a>(&mut self, text: &'a str) -> Result<Packet<'a>, Malformed> {
-        if self.awaited > 0 {
+        if self.due > 0 {
             return Err(Malformed("text where an attachment was due"));
         }
         let parts = Parts::split(text)?;
-        self.awaited = parts.attachments;
+        self.due = parts.attachments;
         parts.packet()
     }
 
@@ -79,7 +79,7 @@ impl Decoder {
     /// # Errors
     /// None was announced. That is final for the session.
     pub fn binary(&mut self) -> Result<(), Malformed> {
-        self.awaited = self.awaited.checked_sub(1).ok_or(Malformed("an attachment that was not announced"))?;
+        self.due = self.due.checked_sub(1).ok_or(Malformed("an attachment that was not announced"))?;
         Ok(())
     }
 }
@@ -389,21 +389,21 @@ mod tests {
                 }
             }
             let message = String::from_utf8_lossy(&message);
-            let awaited = decoder.awaited;
+            let due = decoder.due;
             match decoder.text(&message) {
                 Ok(Packet::Event(event)) => {
-                    assert_eq!(event.has_attachments, decoder.awaited > 0);
+                    assert_eq!(event.has_attachments, decoder.due > 0);
                     assert!(event.argument.is_none_or(|argument| serde_json::from_str::<&RawValue>(argument).is_ok()), "{message}");
                     assert!(event.name.len() + event.argument.map_or(0, str::len) <= message.len());
                 }
                 Ok(Packet::Join(namespace)) => assert!(namespace.starts_with('/') && !namespace.contains(['?', ','])),
                 Ok(_) => {}
-                Err(_) if awaited > 0 => assert_eq!(decoder.awaited, awaited),
+                Err(_) if due > 0 => assert_eq!(decoder.due, due),
                 Err(_) => {}
             }
-            assert!(decoder.awaited <= ATTACHMENTS_MAX);
+            assert!(decoder.due <= ATTACHMENTS_MAX);
             if random.below(2) == 0 {
-                assert_eq!(decoder.awaited > 0, decoder.binary().is_ok());
+                assert_eq!(decoder.due > 0, decoder.binary().is_ok());
             }
             if random.below(8) == 0 {
                 decoder = Decoder::new();
