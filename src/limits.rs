@@ -22,6 +22,8 @@ pub const TIME_TO_LIVE_MAX_S: u32 = 2_592_000;
 pub const TIME_TO_LIVE_DEFAULT_S: u32 = 432_000;
 /// Frames in one batch of a link: so links take turns in the hub (Design §6).
 pub const BATCH_FRAMES_MAX: usize = 64;
+/// Door frames in one batch of a link: their lane goes first, so that a flood of one link must not fill it (Design §6).
+pub const BATCH_DOOR_FRAMES_MAX: usize = 8;
 /// Bytes of the frames of one batch, or one larger frame (Design §6).
 pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Deliveries after which a turn of the hub ends, so that a large fan-out does not hold up a door (Design §6).
@@ -42,6 +44,8 @@ pub const ROOMS_PER_LINK_MAX: usize = 64;
 pub const DOOR_FRAMES_QUEUED_MAX: usize = 64;
 /// Openings waiting for a result at once; over it the oldest is answered `no_answer`. Each lives at most 3 s.
 pub const OPENINGS_PENDING_MAX: usize = 10_000;
+/// Openings of one user in one room waiting for a result at once, likewise: a door's answer is for all of them.
+pub const OPENINGS_ALIKE_MAX: usize = 64;
 /// Entries of the door log that wait in memory while the disk is down (Protocol §7).
 pub const DOOR_LOG_WAITING_MAX: usize = 10_000;
 /// Rows in one transaction (Design §6).
@@ -135,6 +139,8 @@ pub const REPORT_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const DOOR_LOG_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 /// A TCP connection must bind, publish or join a door room within this time (Protocol §3).
 pub const BIND_WAIT: Duration = Duration::from_secs(30);
+/// How often the hub is told that a peer without frames is there: often enough for any idle time that makes sense.
+pub const HEARD_EVERY: Duration = Duration::from_millis(500);
 /// From the first byte of an HTTP head to its last (G1).
 pub const HTTP_HEAD_WAIT: Duration = Duration::from_secs(10);
 /// How long an HTTP connection may be silent between requests (G1).

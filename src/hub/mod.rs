@@ -2,7 +2,8 @@
 //!
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
-//! `pending`, `gather`, `keys`, `live_only`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all parts, does with them
+//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all
+//! parts, does with them
 //! (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
 pub mod access;
@@ -18,6 +19,7 @@ mod hash;
 mod keys;
 pub mod links;
 mod live_only;
+mod openings;
 mod pending;
 mod presence;
 mod publish;
@@ -81,14 +83,14 @@ pub enum Input {
         link: LinkId,
         /// At most [`crate::limits::BATCH_FRAMES_MAX`].
         frames: Vec<Request>,
-        /// When they were read: monotonic, µs.
+        /// When they came: monotonic, µs.
         at: u64,
     },
     /// The peer has closed its sending side: the link ends when all its frames are answered.
     Finished(LinkId),
     /// The link is gone.
     Gone(LinkId),
-    /// Its peer has said something that is no frame, such as a ping: it is there.
+    /// Its peer has said something that is no frame, such as a ping or a blank line, or reads what waits for it: it is there.
     Heard(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
     Congested {
@@ -292,7 +294,7 @@ impl Hub {
     fn batch_done(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.find_mut(id) else { return };
         let idle = link.hold.is_none() && link.backlog.is_empty();
-        if link.finished && idle && link.unanswered == 0 && !self.doors.owe_result(id) {
+        if link.finished && idle && link.unanswered == 0 && link.openings == 0 {
             self.close(id, Closing::Finished, fx);
             return;
         }
@@ -403,5 +405,5 @@ fn runs_between_slices(body: &Body) -> bool {
 /// Whether a batch goes to the door lane: it holds an 8, -8, 9 or 10 (Design §6).
 #[must_use]
 pub fn takes_door_lane(frames: &[Request]) -> bool {
-    frames.iter().any(|request| matches!(request.body, Body::Door(_) | Body::DoorAnswer(_)))
+    frames.iter().any(|request| request.body.is_door_frame())
 }

@@ -122,6 +122,12 @@ impl Body {
             _ => false,
         }
     }
+
+    /// Whether it is an 8, -8, 9 or 10.
+    #[must_use]
+    pub const fn is_door_frame(&self) -> bool {
+        matches!(self, Body::Door(_) | Body::DoorAnswer(_))
+    }
 }
 
 /// The three frames that bind.

@@ -214,6 +214,16 @@ fn links_end_when_they_are_idle_or_never_bind_or_their_token_is_over() {
 }
 
 #[test]
+fn a_sign_of_life_that_is_no_frame_keeps_a_session() {
+    let mut scene = Scene::new();
+    let (lives, silent) = (scene.session("lives"), scene.session("silent"));
+    scene.ms(100_000);
+    scene.turn(Input::Heard(lives));
+    assert_eq!(scene.ms(81_000), [format!("close {} idle", silent.index)]);
+    assert_eq!(scene.ms(100_000), [format!("close {} idle", lives.index)]);
+}
+
+#[test]
 fn two_refusals_end_a_tcp_link() {
     for (transport, code, ends) in [
         (Transport::Tcp, Code::TooLarge, "close 0 too_large"),
