@@ -145,7 +145,7 @@ impl Shared {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues an input. Bounded: a link has one batch there at most, the store one batch and its pages.
+    /// Queues an input. Bounded: a link has one batch there at most and a sign of life now and then, the store one batch and its pages.
     pub(super) fn submit(&self, input: Input) {
         if matches!(input, Input::Frames { .. }) && self.ending.load(Ordering::Relaxed) {
             return;
@@ -222,17 +222,8 @@ fn turn(shared: &Shared) -> Turn {
     let mut now = shared.clock.now();
     // What was done meanwhile by direct calls is written by this turn.
     shared.lanes().acted = false;
-    let mut deliveries = 0;
-    for _ in 0..INPUTS_PER_TURN_MAX {
-        let Some(input) = next_input(shared) else { break };
-        if let Input::Stored { outcome: Outcome::Committed { .. }, .. } = input {
-            shared.clock.committed(core.committing);
-        }
-        deliveries += core.handle(now, input);
-        if deliveries >= DELIVERIES_PER_TURN_MAX {
-            break;
-        }
-    }
+    act_on(Lane::Door, shared, &mut core, now);
+    act_on(Lane::Normal, shared, &mut core, now);
     go_on(&mut core, now, &shared.door_waits);
     now.mono = clock::mono_us();
     if now.mono >= core.hub.next_tick() {
@@ -250,6 +241,29 @@ fn turn(shared: &Shared) -> Turn {
     Turn::Idle { until: core.hub.next_tick() }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Door,
+    Normal,
+}
+
+/// Acts on what has gathered in one lane, as much as a turn may. The normal lane makes way as soon as a door waits, but not before it
+/// has had one input: a flood of door frames must not keep all others waiting.
+fn act_on(lane: Lane, shared: &Shared, core: &mut Core, now: Now) {
+    let mut deliveries = 0;
+    for _ in 0..INPUTS_PER_TURN_MAX {
+        let Some(input) = next_input(shared, lane) else { break };
+        if let Input::Stored { outcome: Outcome::Committed { .. }, .. } = input {
+            shared.clock.committed(core.committing);
+        }
+        deliveries += core.handle(now, input);
+        let makes_way = lane == Lane::Normal && shared.door_waits.load(Ordering::Acquire);
+        if makes_way || deliveries >= DELIVERIES_PER_TURN_MAX {
+            break;
+        }
+    }
+}
+
 /// Goes on with work that was cut into slices: at least one, and as many deliveries as inputs may cause, so that neither
 /// starves the other. A door waits for one slice at most.
 fn go_on(core: &mut Core, now: Now, door_waits: &AtomicBool) {
@@ -264,9 +278,12 @@ fn go_on(core: &mut Core, now: Now, door_waits: &AtomicBool) {
     }
 }
 
-fn next_input(shared: &Shared) -> Option<Input> {
+fn next_input(shared: &Shared, lane: Lane) -> Option<Input> {
     let mut lanes = shared.lanes();
-    let input = lanes.door.pop_front().or_else(|| lanes.normal.pop_front());
+    let input = match lane {
+        Lane::Door => lanes.door.pop_front(),
+        Lane::Normal => lanes.normal.pop_front(),
+    };
     shared.door_waits.store(!lanes.door.is_empty(), Ordering::Release);
     input
 }
@@ -379,10 +396,10 @@ impl Core {
         deliveries
     }
 
-    /// Carries out all effects. Returns how many deliveries were among them.
+    /// Carries out all effects. Returns how many deliveries were among them, those of door frames included.
     fn apply(&mut self, now: Now) -> usize {
         let mut fx = std::mem::take(&mut self.fx);
-        let deliveries = fx.targets.len();
+        let deliveries = fx.targets.len() + fx.doors.len();
         for effect in fx.list.drain(..) {
             self.carry_out(effect, &fx.targets, &fx.doors);
         }

@@ -115,7 +115,7 @@ impl Handle {
     /// Starts the hub's task.
     #[must_use]
     pub fn start(hub: Hub, limits: &Limits, language: Language, clock: Clock, store: StoreHandle, inbox: &Inbox) -> Handle {
-        let drained = inbox.clone();
+        let (drained, reads) = (inbox.clone(), inbox.clone());
         let bounds = Arc::new(Bounds {
             per_link: AtomicUsize::new(limits.outbox),
             total: AtomicUsize::new(limits.outbox_total),
@@ -123,6 +123,7 @@ impl Handle {
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             drained: Box::new(move |link| drained.submit(Input::Drained(link))),
+            reads: Box::new(move |link| reads.submit(Input::Heard(link))),
         });
         let shared = Arc::new(Shared::new(Core::new(hub, language, store), clock, bounds));
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
@@ -160,9 +161,10 @@ impl Handle {
         SocketIoLink { shared: Arc::clone(&self.shared), id, outbox }
     }
 
-    /// One request over REST, from the frame to its answer; `unavailable` if the process ends before there is one. If the caller
+    /// One request over REST that came at `at` (monotonic, µs), from the frame to its answer; `unavailable` if the process ends before
+    /// there is one. If the caller
     /// stops waiting, what it asked goes on.
-    pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
+    pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request, at: u64) -> Reply {
         let now = self.shared.clock.now();
         let answer = Arc::new(Answer::default());
         let opening = Opening { transport: Transport::Rest, address, claims: Some(claims) };
@@ -175,7 +177,7 @@ impl Handle {
             core.open(now, opening, Outlet::Answer(Arc::clone(&answer)))
         };
         let _gone = Gone { shared: &self.shared, id };
-        self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });
+        self.shared.submit(Input::Frames { link: id, frames: vec![request], at });
         answer.take().await
     }
 
@@ -338,10 +340,16 @@ impl TcpLink {
         self.outbox.ready().await;
     }
 
-    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`]. `at`: when they were
-    /// read, monotonic, µs.
+    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`]. `at`: when they
+    /// came, monotonic, µs.
     pub fn submit(&self, frames: Vec<Request>, at: u64) {
         self.shared.submit(Input::Frames { link: self.id, frames, at });
+    }
+
+    /// The peer sends something that is no frame, such as blank lines. To be called no more often than
+    /// [`crate::limits::HEARD_EVERY`].
+    pub fn heard(&self) {
+        self.shared.submit(Input::Heard(self.id));
     }
 
     /// The peer has closed its sending side. Waits until its frames are answered, as far as they will be, and the link is ended.

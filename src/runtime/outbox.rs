@@ -21,7 +21,7 @@ use futures::task::AtomicWaker;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sockopt};
 
-use crate::limits::{DOOR_FRAMES_QUEUED_MAX, DOOR_USER_TIMEOUT_MS, OPENING_AGE_MAX};
+use crate::limits::{DOOR_FRAMES_QUEUED_MAX, DOOR_USER_TIMEOUT_MS, HEARD_EVERY, OPENING_AGE_MAX};
 use crate::names::LinkId;
 use crate::protocol::websocket::{self, Opcode};
 use crate::runtime::clock;
@@ -47,6 +47,8 @@ pub(super) struct Bounds {
     pub dropped: AtomicUsize,
     /// Told when a congested outbox has room again.
     pub drained: Box<dyn Fn(LinkId) + Send + Sync>,
+    /// Told now and then that a peer reads what waits for it, while what it sends is not read.
+    pub reads: Box<dyn Fn(LinkId) + Send + Sync>,
 }
 
 impl Bounds {
@@ -118,6 +120,8 @@ struct State {
     congested: bool,
     /// The link may hand over its next batch once the outbox is below its bound again.
     owes_ready: bool,
+    /// When `reads` was last told: monotonic, µs.
+    told_at: u64,
     /// Ends once everything is written.
     closing: bool,
     /// The peer has closed its side: nobody needs to wait for that.
@@ -507,8 +511,12 @@ impl Outbox {
     fn poll_write(&self, context: &mut Context<'_>) -> Poll<Written> {
         let Some(mut stream) = self.stream.get() else { return Poll::Ready(Written::All) };
         let mut state = self.state();
+        let mut reads = false;
         let written = self.write(&mut state, |chunk| match Pin::new(&mut stream).poll_write(context, chunk) {
-            Poll::Ready(Ok(taken)) => Ok(taken),
+            Poll::Ready(Ok(taken)) => {
+                reads = true;
+                Ok(taken)
+            }
             Poll::Ready(Err(_)) => Err(Written::Broken),
             Poll::Pending => Err(Written::Blocked),
         });
@@ -519,6 +527,10 @@ impl Outbox {
             state.sent = 0;
             state.begin = 0;
             self.end_if_closing(&state);
+        }
+        if reads && state.owes_ready && state.told_at + HEARD_EVERY.as_micros() as u64 <= clock::mono_us() {
+            state.told_at = clock::mono_us();
+            (self.bounds.reads)(self.link);
         }
         self.tell_of_room(state);
         result
@@ -619,6 +631,7 @@ impl State {
             refusing: false,
             congested: false,
             owes_ready: false,
+            told_at: 0,
             closing: false,
             peer_finished: false,
             is_door: false,

@@ -37,6 +37,7 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
 use crate::runtime::shutdown::ShutdownSignal;
+use crate::server::arrival::Arrival;
 use crate::server::listener::{Accepted, Permit};
 
 #[cfg(test)]
@@ -133,6 +134,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The address of the socket's other end; a proxy's, where there is one.
     pub peer: IpAddr,
+    /// When its last byte came: monotonic, µs. It may have waited for the requests before it.
+    pub came_at: u64,
     /// The address of this machine as the peer reached it; none if the connection is gone already.
     pub local: Option<IpAddr>,
     /// That of its admission.
@@ -190,9 +193,10 @@ impl Options {
 /// Serves a connection until it ends. Its permit is held until then.
 pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) {
     // Named before the connection, so that it is returned after the socket is closed.
-    let Accepted { stream, peer, permit } = accepted;
+    let Accepted { stream, peer, arrival, permit } = accepted;
     let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
-    let mut connection = Connection { stream, decoder: Decoder::new(), peer: peer.ip(), local, options: &options, service: &*service };
+    let decoder = Decoder::new();
+    let mut connection = Connection { stream, decoder, peer: peer.ip(), local, arrival, came_at: 0, options: &options, service: &*service };
     while connection.wait().await.is_ok() {
         match Box::pin(connection.exchange()).await {
             // A client that sends ahead takes turns with the others.
@@ -217,6 +221,9 @@ struct Connection<'a, S> {
     decoder: Decoder,
     peer: IpAddr,
     local: Option<IpAddr>,
+    arrival: Arrival,
+    /// When the bytes last read came: monotonic, µs.
+    came_at: u64,
     options: &'a Options,
     service: &'a S,
 }
@@ -279,7 +286,7 @@ impl<S: Service> Connection<'_, S> {
         };
         let Admission { body_limit, departure, ticket } = admission;
         let body = self.read_body(body_limit).await?;
-        let request = Request { head, body, peer: self.peer, local: self.local, ticket };
+        let request = Request { head, body, peer: self.peer, came_at: self.came_at, local: self.local, ticket };
         let answer = self.respond(request, departure).await?;
         let afterwards = self.afterwards(keeps_alive);
         match answer {
@@ -403,7 +410,9 @@ impl<S: Service> Connection<'_, S> {
     /// Reads what there is into the decoder.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let decoder = &mut self.decoder;
-        match ready!(poll_scratch(&self.stream, cx, |bytes| decoder.push(bytes))) {
+        let attempt = poll_scratch(&self.stream, cx, |bytes| decoder.push(bytes));
+        self.came_at = self.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
+        match ready!(attempt) {
             Ok(0) | Err(_) => Poll::Ready(Err(Gone)),
             Ok(_) => Poll::Ready(Ok(())),
         }

@@ -22,7 +22,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::limits::{
     ACCEPT_PAUSE, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTEN_BACKLOG, SEND_BUFFER_BYTES, TCP_USER_TIMEOUT,
 };
+use crate::runtime::clock;
 use crate::runtime::shutdown::ShutdownSignal;
+use crate::server::arrival::Arrival;
 
 /// One port that is bound and listens.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
+    /// Since when there may have been something to read: a connection waits to be accepted while descriptors lack.
+    pub arrival: Arrival,
     /// To be held as long as the socket is open. An `async` block that names only the stream does not hold it.
     pub permit: Permit,
 }
@@ -68,9 +72,17 @@ impl Listener {
         let mut begun = shutdown.begun();
         let mut turn = 0_u32;
         let mut exhausted = false;
+        let mut arrival = Arrival::since(clock::mono_us());
         loop {
             turn = turn.wrapping_add(1);
-            let accepted = match future::select(&mut begun, pin!(self.socket.accept())).await {
+            let mut accept = pin!(self.socket.accept());
+            let mut came = 0;
+            let accept = future::poll_fn(|context| {
+                let attempt = accept.as_mut().poll(context);
+                came = arrival.date(&attempt, |_| false);
+                attempt
+            });
+            let accepted = match future::select(&mut begun, accept).await {
                 Either::Left(_) => return,
                 Either::Right((accepted, _)) => accepted,
             };
@@ -79,7 +91,7 @@ impl Listener {
                     exhausted = false;
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if let Some(permit) = permits.take(peer.ip()) {
-                        task::spawn(connection(Accepted { stream, peer, permit }));
+                        task::spawn(connection(Accepted { stream, peer, arrival: Arrival::since(came), permit }));
                     }
                 }
                 Err(error) => {

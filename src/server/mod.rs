@@ -1,5 +1,6 @@
 //! One thin file per port, and what ports share: how connections come in, how HTTP is framed, who gets in.
 
+pub mod arrival;
 pub mod gate;
 pub mod http;
 pub mod listener;

@@ -166,7 +166,7 @@ impl Service for Rest {
     }
 
     async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, peer, local, .. } = request;
+        let Request { head, body, peer, came_at, local, .. } = request;
         let began = clock::mono();
         let route = match routes::find(head.method(), head.path()) {
             Ok(route) => route,
@@ -177,7 +177,7 @@ impl Service for Rest {
         let answered = match checked {
             Ok(claims) => {
                 let query = head.query().map(Into::into);
-                self.route(route, Asked { address, claims, local, query, body }, head.path()).await
+                self.route(route, Asked { address, claims, came_at, local, query, body }, head.path()).await
             }
             Err(refusal) => self.desk.refused(refusal),
         };

@@ -40,6 +40,8 @@ pub(super) struct Asked {
     pub(super) address: IpAddr,
     /// What the token says; nothing where none is needed.
     pub(super) claims: Option<Arc<Claims>>,
+    /// When the request came: monotonic, µs.
+    pub(super) came_at: u64,
     /// This machine's address as the asker reached it; none if the asker has gone.
     pub(super) local: Option<IpAddr>,
     /// What follows the `?`.
@@ -173,7 +175,7 @@ impl Desk {
     async fn push(&self, asked: Asked) -> Result<Answered, HttpRefusal> {
         let claims = asked.claims.ok_or(HttpRefusal::new(Code::BadToken, "token"))?;
         let request = decode::rest_request(&asked.body);
-        let reply = self.handle.request(asked.address, claims, request).await;
+        let reply = self.handle.request(asked.address, claims, request, asked.came_at).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::new();
         encode::reply(&reply, self.terms.get().language, &mut body);
