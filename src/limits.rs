@@ -99,6 +99,9 @@ pub const JSON_DEPTH_MAX: usize = 1_024;
 pub const LISTEN_BACKLOG: u32 = 4_096;
 /// Bytes that the kernel holds for a peer that does not read; it doubles the figure for its own use.
 pub const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// Bytes that the kernel holds of a peer that is not read, for it takes no more than its outbox holds already; left alone, the kernel
+/// lets it grow to megabytes, and a few hundred such peers take all memory there is for TCP.
+pub const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
 /// Keep-alive probes without an answer after which a peer is gone.
 pub const KEEPALIVE_PROBES: u32 = 3;
 

@@ -377,6 +377,12 @@ impl TcpLink {
         self.outbox.stream().expect("a TCP link is opened with its socket")
     }
 
+    /// Whether its connection is broken.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.outbox.is_broken()
+    }
+
     /// Whether the hub has ended it.
     #[must_use]
     pub fn is_closing(&self) -> bool {

@@ -122,6 +122,8 @@ struct State {
     owes_ready: bool,
     /// When `reads` was last told: monotonic, µs.
     told_at: u64,
+    /// The connection is broken: nothing is taken any more.
+    broken: bool,
     /// Ends once everything is written.
     closing: bool,
     /// The peer has closed its side: nobody needs to wait for that.
@@ -304,6 +306,12 @@ impl Outbox {
         self.state().closing
     }
 
+    /// Whether the connection is broken: what the peer sent before is of no interest.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.state().broken
+    }
+
     /// Waits until the link may hand over a batch, and takes that right.
     pub async fn ready(&self) {
         poll_fn(|context| {
@@ -389,7 +397,7 @@ impl Outbox {
             state.is_door = true;
             self.limit_user_timeout();
         }
-        if state.door_frames().count() >= DOOR_FRAMES_QUEUED_MAX {
+        if state.broken || state.door_frames().count() >= DOOR_FRAMES_QUEUED_MAX {
             self.bounds.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
@@ -455,10 +463,7 @@ impl Outbox {
                 state.writing = true;
                 async_std::task::spawn(Arc::clone(self).write_on());
             }
-            Written::Broken => {
-                drop(state);
-                return self.cut();
-            }
+            Written::Broken => self.abandon(&mut state),
         }
         // Also when no writer task was needed: the outbox may have been full for a moment within the turn.
         self.tell_of_room(state);
@@ -501,15 +506,27 @@ impl Outbox {
         })
     }
 
-    /// The writer task: until everything is written, or the connection breaks.
-    async fn write_on(self: Arc<Self>) {
-        if poll_fn(|context| self.poll_write(context)).await == Written::Broken {
-            self.cut();
+    /// The connection is broken: what waits is dropped, and whoever waits for room goes on and sees it.
+    fn abandon(&self, state: &mut State) {
+        state.broken = true;
+        state.lines = Vec::new();
+        state.sent = 0;
+        state.begin = 0;
+        state.doors = None;
+        state.account(&self.bounds);
+        if let Some(stream) = self.stream.get() {
+            // Fails only if it is cut already.
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    fn poll_write(&self, context: &mut Context<'_>) -> Poll<Written> {
-        let Some(mut stream) = self.stream.get() else { return Poll::Ready(Written::All) };
+    /// The writer task: until everything is written, or the connection breaks.
+    async fn write_on(self: Arc<Self>) {
+        poll_fn(|context| self.poll_write(context)).await;
+    }
+
+    fn poll_write(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(mut stream) = self.stream.get() else { return Poll::Ready(()) };
         let mut state = self.state();
         let mut reads = false;
         let written = self.write(&mut state, |chunk| match Pin::new(&mut stream).poll_write(context, chunk) {
@@ -520,13 +537,17 @@ impl Outbox {
             Poll::Ready(Err(_)) => Err(Written::Broken),
             Poll::Pending => Err(Written::Blocked),
         });
-        let result = if written == Written::Blocked { Poll::Pending } else { Poll::Ready(written) };
+        let result = if written == Written::Blocked { Poll::Pending } else { Poll::Ready(()) };
         if result.is_ready() {
             state.writing = false;
             state.lines = Vec::new();
             state.sent = 0;
             state.begin = 0;
-            self.end_if_closing(&state);
+        }
+        match written {
+            Written::All => self.end_if_closing(&state),
+            Written::Blocked => {}
+            Written::Broken => self.abandon(&mut state),
         }
         if reads && state.owes_ready && state.told_at + HEARD_EVERY.as_micros() as u64 <= clock::mono_us() {
             state.told_at = clock::mono_us();
@@ -632,6 +653,7 @@ impl State {
             congested: false,
             owes_ready: false,
             told_at: 0,
+            broken: false,
             closing: false,
             peer_finished: false,
             is_door: false,
@@ -643,6 +665,9 @@ impl State {
     }
 
     fn add(&mut self, spare: &mut Vec<Vec<u8>>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if self.broken {
+            return false;
+        }
         if self.lines.capacity() == 0
             && let Some(buffer) = spare.pop()
         {

@@ -20,7 +20,8 @@ use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::{
-    ACCEPT_PAUSE, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTEN_BACKLOG, SEND_BUFFER_BYTES, TCP_USER_TIMEOUT,
+    ACCEPT_PAUSE, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTEN_BACKLOG, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES,
+    TCP_USER_TIMEOUT,
 };
 use crate::runtime::clock;
 use crate::runtime::shutdown::ShutdownSignal;
@@ -36,7 +37,7 @@ pub struct Listener {
 /// A connection that was accepted, with the right to exist.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The socket; TCP_NODELAY, keep-alive, user timeout and send buffer are set.
+    /// The socket; TCP_NODELAY, keep-alive, user timeout and both buffers are set.
     pub stream: TcpStream,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
@@ -123,6 +124,7 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES)?;
+    sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
     // std has listened already, with its own backlog of 128; listening again only changes that.
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
@@ -374,6 +376,7 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 30_000);
         // The kernel doubles what it is asked for.
         assert_eq!(sockopt::socket_send_buffer_size(&accepted).unwrap(), 2 * SEND_BUFFER_BYTES);
+        assert_eq!(sockopt::socket_recv_buffer_size(&accepted).unwrap(), 2 * RECEIVE_BUFFER_BYTES);
     }
 
     #[test]

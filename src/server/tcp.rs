@@ -119,6 +119,9 @@ impl Connection {
 
     /// Reads until a batch of frames is there, or no more can come.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Read> {
+        if self.link.is_broken() {
+            return Poll::Ready(Read::Broken);
+        }
         if self.reader.used < self.reader.kept.len() {
             return Poll::Ready(Read::Batch(self.reader.next_kept()));
         }

@@ -20,6 +20,7 @@ mod disk;
 mod door;
 mod examples;
 mod guide;
+mod hostile;
 mod ledger;
 mod limits;
 mod load;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scene::*;
+use crate::hub::Input;
 use crate::hub::storage::{Outcome, Trouble};
 use crate::limits::TIME_TO_LIVE_MAX_S;
 use crate::names::{Label, LinkId, Transport};
