@@ -823,6 +823,7 @@ mod tests {
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             drained: Box::new(|_| ()),
+            reads: Box::new(|_| ()),
         })
     }
 

@@ -401,6 +401,50 @@ fn five_hundred_that_send_a_byte_a_second_cost_nobodys_time() {
     });
 }
 
+#[test]
+fn a_flood_of_door_frames_in_a_crowded_room_does_not_starve_the_others() {
+    const FLOODERS: usize = 200;
+    /// Each frame is relayed to all others, as fast as the server can: that is felt, but it is milliseconds. Where the flood's lane
+    /// had all turns it was half a second.
+    const SLOWER_MAX: f64 = 600.0;
+    let _took = Took::new("a flood of door frames");
+    let site = site();
+    let address = site.porter.tcp;
+    let mut bystander = Client::bound(address, "bystander");
+    let mut heartbeat = || {
+        let begin = Instant::now();
+        bystander.send(r#"{"t":1,"alias":"bystander"}"#);
+        bystander.line();
+        begin.elapsed()
+    };
+    let mut quiet: Vec<Duration> = (0..200).map(|_| heartbeat()).collect();
+    let over = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&over);
+    let flood = load(move || {
+        let frames = "{\"t\":9,\"r\":\"crowd\",\"u\":\"u\"}\n".repeat(1_000);
+        let mut flooders: Vec<TcpStream> = (0..FLOODERS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        flooders.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+        while !ends.load(Ordering::Relaxed) {
+            for stream in &mut flooders {
+                let _ = stream.write(frames.as_bytes());
+                let _ = stream.read(&mut [0; 64 << 10]);
+            }
+        }
+    });
+    let begin = Instant::now();
+    let mut flooded = Vec::new();
+    while begin.elapsed() < Duration::from_secs(3) {
+        flooded.push(heartbeat());
+        std::thread::sleep(PAUSE);
+    }
+    over.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    let (quiet, flooded) = (median(&mut quiet), median(&mut flooded));
+    let slower = flooded.as_secs_f64() / quiet.as_secs_f64();
+    eprintln!("hostile: a flood of door frames: a heartbeat took {quiet:?}, under the flood {flooded:?}: {slower:.0} times");
+    assert!(slower <= SLOWER_MAX, "{slower} times");
+}
+
 /// Descriptors that the server has open.
 fn descriptors(porter: &Porter) -> u64 {
     std::fs::read_dir(format!("/proc/{}/fd", porter.pid())).unwrap().count() as u64

@@ -162,6 +162,40 @@ fn a_silent_connection_is_closed_and_one_that_speaks_is_not() {
 }
 
 #[test]
+fn blank_lines_keep_a_connection_as_frames_do() {
+    let (_folder, porter) = start(&["--tcp-idle", "2"]);
+    let mut client = Client::bound(porter.tcp, "blank");
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(5) {
+        client.send_bytes(b"\r\n");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    client.expect_nothing();
+}
+
+/// The server does not read a peer whose answers are not taken, but sees that it takes them.
+#[test]
+fn a_peer_that_reads_slowly_is_not_idle() {
+    let (_folder, porter) = start(&["--tcp-idle", "2"]);
+    let mut client = Client::bound(porter.tcp, "slow");
+    let topics: Vec<String> = (0..400).map(|n| format!("{n:0128}")).collect();
+    assert_eq!(client.ask(&json!({"t": 2, "topic": topics}).to_string()), r#"{"t":-2}"#);
+    // More than four megabytes of answers.
+    const ANSWERS: usize = 400;
+    client.send_bytes("{\"t\":3}\n".repeat(ANSWERS).as_bytes());
+    let begin = Instant::now();
+    let mut taken = 0;
+    while begin.elapsed() < Duration::from_secs(6) {
+        client.line();
+        taken += 1;
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    assert!(taken < ANSWERS, "it did not read slowly");
+    (taken..ANSWERS).for_each(|_| drop(client.line()));
+    client.expect_nothing();
+}
+
+#[test]
 fn connections_past_the_cap_are_closed_until_one_leaves() {
     let (_folder, porter) = start(&["--limits-connections", "3"]);
     let mut clients: Vec<Client> = ["a", "b", "c"].iter().map(|alias| Client::bound(porter.tcp, alias)).collect();

@@ -400,7 +400,7 @@ fn whoever_pings_is_not_the_one_heard_from_longest_ago() {
         })
         .collect();
     scene.ms(10);
-    scene.turn(crate::hub::Input::Heard(phones[0]));
+    scene.turn(Input::Heard(phones[0]));
     let ninth = scene.open_over(Transport::SocketIo, None);
     let effects = scene.send(ninth, [heartbeat("family")]);
     assert!(effects.contains(&"close 1 replaced".to_owned()), "{effects:?}");
