@@ -2,8 +2,8 @@
 //!
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
-//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all parts, does with them
-//! (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
+//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all
+//! parts, does with them (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
 pub mod access;
 mod aliases;
@@ -87,10 +87,10 @@ pub enum Input {
     },
     /// The peer has closed its sending side: the link ends when all its frames are answered.
     Finished(LinkId),
-    /// The peer shows that it is there, by something that is no frame, such as a ping: it is not idle.
-    Heard(LinkId),
     /// The link is gone.
     Gone(LinkId),
+    /// Its peer has said something that is no frame, such as a ping or a blank line, or reads what waits for it: it is there.
+    Heard(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
     Congested {
         /// Which link.

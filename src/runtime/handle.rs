@@ -161,8 +161,8 @@ impl Handle {
         SocketIoLink { shared: Arc::clone(&self.shared), id, outbox }
     }
 
-    /// One request over REST that came at `at` (monotonic, µs), from the frame to its answer; `unavailable` if the process ends
-    /// before there is one. If the caller
+    /// One request over REST that came at `at` (monotonic, µs), from the frame to its answer; `unavailable` if the process ends before
+    /// there is one. If the caller
     /// stops waiting, what it asked goes on.
     pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request, at: u64) -> Reply {
         let now = self.shared.clock.now();

@@ -514,7 +514,10 @@ impl Outbox {
         state.begin = 0;
         state.doors = None;
         state.account(&self.bounds);
-        self.cut();
+        if let Some(stream) = self.stream.get() {
+            // Fails only if it is cut already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// The writer task: until everything is written, or the connection breaks.
@@ -649,11 +652,11 @@ impl State {
             refusing: false,
             congested: false,
             owes_ready: false,
+            told_at: 0,
+            broken: false,
             closing: false,
             peer_finished: false,
             is_door: false,
-            broken: false,
-            told_at: 0,
         }
     }
 

@@ -57,6 +57,10 @@ pub fn command(folder: &Folder, verb: &[&str], flags: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTER_")) {
         command.env_remove(name);
     }
+    // A server that a test starts by a command of its own takes free ports too, unless its flags say otherwise.
+    for port in ["TCP", "REST", "SOCKETIO", "WEBSOCKET"] {
+        command.env(format!("PORTER_{port}_PORT"), "0");
+    }
     command.args(verb).arg("--data-dir").arg(folder.data()).args(flags).current_dir(folder.path()).stdin(Stdio::null());
     command
 }
