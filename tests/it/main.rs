@@ -11,6 +11,7 @@
 )]
 
 mod backup;
+mod broken;
 mod check;
 mod cli;
 mod clients;
@@ -32,6 +33,7 @@ mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
 mod seeded;
+mod sync;
 mod tcp;
 mod tidy;
 mod token;
