@@ -193,7 +193,7 @@ impl fmt::Display for Fault {
             ),
             Fault::BadMids { path } => write!(
                 f,
-                "{} is damaged: start porter, which goes on well above all numbers that were used, or bring the file back",
+                "{} holds no block number: start porter, which goes on well above all numbers that were used, or bring the file back",
                 path.display()
             ),
             Fault::MidsExhausted { path } => {

@@ -39,7 +39,7 @@ impl Disk {
     }
 
     fn start(&self, folder: &Folder) -> Porter {
-        let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+        let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
         porter.env("LD_PRELOAD", &self.library).env("DISK_FAULTS", &self.faults);
         Porter::start_command(porter)
     }
