@@ -49,11 +49,11 @@ impl Scene {
     }
 
     fn open(folder: PathBuf, take: &mut dyn FnMut(Restored)) -> Scene {
-        let options = Options { folder: folder.join("data"), accept_data_loss: false, reserve_bytes: RESERVE_BYTES };
+        let options = Options { reserve_bytes: RESERVE_BYTES, ..Options::new(folder.join("data"), || 1) };
         let mut store = Store::open(&options).unwrap();
-        store.load(take).unwrap();
+        assert!(store.load(take), "a whole database can be read");
         let (tell, answers) = sync_channel(ANSWERS_MAX);
-        let store = store.start(Arc::new(move |answer| tell.send(answer).unwrap())).unwrap();
+        let store = store.start(Arc::new(move |answer| tell.send(answer).unwrap()), Box::new(|_, _| ())).unwrap();
         Scene { folder, store: Some(store), answers, batches: 0 }
     }
 

@@ -16,14 +16,14 @@ use async_signal::{Signal, Signals};
 use futures::StreamExt;
 
 use crate::config::{Config, Effective};
-use crate::hub::restore::Restorer;
+use crate::hub::restore::{Numbers, Restorer};
 use crate::hub::storage::{Restored, Stamp};
 use crate::hub::{Hub, Input};
 use crate::limits::{SHUTDOWN_WAIT, TOKENS_LOOKED_AT_EVERY};
 use crate::names::Label;
 use crate::reload::{self, Parts, ReadSettings};
 use crate::runtime::alarms::{Alarm, Alarms};
-use crate::runtime::clock::Clock;
+use crate::runtime::clock::{Clock, wall_ms};
 use crate::runtime::disk::Disk;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
@@ -38,6 +38,7 @@ use crate::server::socketio::{self, SocketIo, SocketIoOptions};
 use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
 use crate::server::watch::{HttpFigures, Watch};
+use crate::store::findings::Kind;
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
 
@@ -177,23 +178,41 @@ struct Started {
 
 /// Opens the store, fills the hub from it, and starts both.
 fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
-    let mut options = store::Options::new(config.data_dir.clone());
-    options.accept_data_loss = config.accept_data_loss;
+    let options = store::Options::new(config.data_dir.clone(), wall_ms);
     let mut store = Store::open(&options).map_err(Fault::Store)?;
-    let keyring = Arc::new(Keyring::open(&config.data_dir, Missing::Create).map_err(Fault::Keyring)?);
-    alarms.set(Alarm::DataLost, store.has_lost_data());
+    let keyring = Arc::new(open_keyring(config)?);
     alarms.set(Alarm::KeyringBroken, keyring.is_broken());
     let disk = Disk::watch(&config.data_dir, store.file(), store.log_file());
-    let mut hub = Hub::new(reload::hub_options(config), store.mids(), store.is_storing());
-    let (stamp, newest_wall) = load(&mut store, &mut hub)?;
+    let (hub, (stamp, newest_wall)) = loop {
+        let mut hub = Hub::new(reload::hub_options(config), store.mids(), store.is_storing());
+        // What a database gave that could not be read to its end is thrown away; then there is a new one, or none for now.
+        if let Some(stamps) = load(&mut store, &mut hub) {
+            break (hub, stamps);
+        }
+    };
+    let found = store.findings();
+    alarms.set(Alarm::DataLost, found.has(Kind::DataLost));
+    alarms.set(Alarm::DatabaseSetAside, found.has(Kind::DatabaseSetAside));
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
     let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
     Ok(Started { handle, keyring, disk })
 }
 
-/// Returns what the clock goes on from: the last stamp, and the highest wall time of any.
-fn load(store: &mut Store, hub: &mut Hub) -> Result<(Stamp, u64), Fault> {
+/// The keyring. Without a key that can be read or made no token is valid, which is logged; doors near by need none.
+fn open_keyring(config: &Config) -> Result<Keyring, Fault> {
+    Keyring::open(&config.data_dir, Missing::Create).or_else(|fault| {
+        log::error!("key_not_made reason=\"{fault}\"");
+        Keyring::open(&config.data_dir, Missing::Leave).map_err(Fault::Keyring)
+    })
+}
+
+/// Returns what the clock goes on from: the last stamp, and the highest wall time of any. Nothing: to be done again, with a new hub.
+fn load(store: &mut Store, hub: &mut Hub) -> Option<(Stamp, u64)> {
+    if !store.is_open() {
+        hub.begin_uninformed();
+        return Some((Stamp::default(), 0));
+    }
     let mut restorer = Restorer::new(hub);
     let mut stored = (Stamp::default(), 0);
     let take = &mut |restored: Restored| {
@@ -202,14 +221,16 @@ fn load(store: &mut Store, hub: &mut Hub) -> Result<(Stamp, u64), Fault> {
         }
         restorer.take(restored);
     };
-    store.load(take).map_err(Fault::Store)?;
+    if !store.load(take) {
+        return None;
+    }
     let load = hub.load();
     log::info!("loaded aliases={} messages={} deliveries={} bytes={}", load.aliases, load.messages, load.deliveries, load.bodies);
-    Ok(stored)
+    Some(stored)
 }
 
 fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
-    let inbox = inbox.clone();
+    let (inbox, restored_to) = (inbox.clone(), inbox.clone());
     let answers = Arc::new(move |answer| {
         inbox.submit(match answer {
             Answer::Batch { number, outcome } => Input::Stored { number, outcome },
@@ -218,7 +239,9 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
             Answer::Full => Input::StoreFull,
         });
     });
-    store.start(answers).map_err(Fault::Store)
+    let (inbox, mut numbers) = (restored_to, Numbers::default());
+    let restore = Box::new(move |piece, last| inbox.restore(&mut numbers, piece, last));
+    store.start(answers, restore).map_err(Fault::Store)
 }
 
 /// The addresses that were bound.

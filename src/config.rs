@@ -58,8 +58,6 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `limits.*` and `tcp.idle`.
     pub limits: Limits,
-    /// The flag `--accept-data-loss`: start though stored data is known to be lost. Never a setting: it is for one start.
-    pub accept_data_loss: bool,
 }
 
 /// Where settings come from, each layer over the one before; the defaults lie under all of them.
@@ -589,7 +587,6 @@ fn blank() -> Config {
             connections_per_address: 0,
             tcp_idle: Duration::ZERO,
         },
-        accept_data_loss: false,
     }
 }
 

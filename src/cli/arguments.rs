@@ -57,7 +57,7 @@ pub(super) struct Spec {
 
 /// All commands, in the order of the help.
 pub(super) const COMMANDS: &[Spec] = &[
-    Spec { command: Command::Serve, name: "serve", options: &[], switches: &["accept-data-loss"], settings: None, words_max: 0 },
+    Spec { command: Command::Serve, name: "serve", options: &[], switches: &[], settings: None, words_max: 0 },
     Spec { command: Command::Check, name: "check", options: &[], switches: &[], settings: None, words_max: 0 },
     Spec { command: Command::Backup, name: "backup", options: &[], switches: &["overwrite"], settings: FOLDER, words_max: 1 },
     Spec { command: Command::Restore, name: "restore", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
@@ -263,13 +263,13 @@ mod tests {
 
     #[test]
     fn options_switches_settings_and_words_find_their_places() {
-        let a = read("serve --rest-port 1 --tcp.port=2 --accept-data-loss --config f").unwrap();
+        let a = read("serve --rest-port 1 --tcp.port=2 --config f").unwrap();
         assert_eq!(a.command, Command::Serve);
         assert_eq!(a.settings, [("rest.port", "1".to_owned()), ("tcp.port", "2".to_owned())]);
-        assert!(a.switch("accept-data-loss") && !a.switch("json"));
         assert_eq!(a.option("config"), Some("f"));
         let a = read("pub --topic a --topic b --json {}").unwrap();
         assert_eq!((a.all("topic").collect::<Vec<_>>(), a.words.clone()), (vec!["a", "b"], vec!["{}".to_owned()]));
+        assert!(a.switch("json") && !a.switch("quiet"));
         let a = read("token new --role device --label gate --data-dir d").unwrap();
         assert_eq!((a.command, a.required("role").unwrap(), a.settings.len()), (Command::TokenNew, "device", 1));
         assert!(a.required("expires").is_err());
@@ -307,7 +307,7 @@ mod tests {
             ("serve --rest-prt 1", "'porter serve' has no option '--rest-prt'; did you mean '--rest-port'?"),
             ("serve now", "'now' is one word too many"),
             ("serve -x", "there is no option '-x'"),
-            ("serve --accept-data-loss=yes", "unexpected argument for option '--accept-data-loss': \"yes\""),
+            ("pub --json=yes", "unexpected argument for option '--json': \"yes\""),
             ("serve --rest-port", "missing argument for option '--rest-port'"),
             ("token new --rest-port 1", "'--rest-port' is a setting of 'porter serve' and means nothing to 'porter token new'"),
             ("pub --jsn", "'porter pub' has no option '--jsn'; did you mean '--json'?"),

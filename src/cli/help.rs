@@ -70,7 +70,7 @@ Try it:
 ";
 
 const SERVE: &str = "\
-Usage: porter serve [--config FILE] [--accept-data-loss] [SETTING]…
+Usage: porter serve [--config FILE] [SETTING]…
 
 Runs the server until SIGTERM or SIGINT. Its log goes to the standard error. At the first start
 it makes the data folder and the master key that all tokens hang on. At SIGHUP it reads the file
@@ -79,8 +79,6 @@ again; the log names what has changed, or the mistake for which nothing has.
 A setting is a flag (--rest-port 9901), a variable (PORTER_REST_PORT=9901) or a line of a file
 (--config FILE, PORTER_CONFIG=FILE, else porter.toml here); the first of these wins. What each one
 means, its unit and its default: porter config.
-
-  --accept-data-loss   start though stored messages are known to be lost; for one start
 
 Examples:
   porter serve

@@ -104,12 +104,10 @@ fn load(arguments: &Arguments) -> Result<Effective, String> {
         Err(e) => return Err(format!("{shown}: {e}")),
     };
     let layers = Layers { file, variables, flags: arguments.settings.clone() };
-    let mut effective = Effective::new(&layers).map_err(|mistakes| {
+    Effective::new(&layers).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         lines.join("\n")
-    })?;
-    effective.config.accept_data_loss = arguments.switch("accept-data-loss");
-    Ok(effective)
+    })
 }
 
 /// The text of a file of settings.

@@ -155,6 +155,8 @@ pub struct Hub {
     /// Links whose frames wait for that.
     deferred: VecDeque<LinkId>,
     counters: Counters,
+    /// What is stored is not known yet: see `restore`.
+    uninformed: bool,
 }
 
 /// The mids that may be given out (Design §6, mids).
@@ -192,6 +194,7 @@ impl Hub {
             fan_out: None,
             deferred: VecDeque::new(),
             counters: Counters::default(),
+            uninformed: false,
             options,
         }
     }

@@ -1,13 +1,40 @@
-//! Flow: what the store knew at the start becomes the hub's state.
+//! Flow: what the store knew at the start becomes the hub's state: at once, or late, where the disk did not allow it at the start.
+//! Late, the hub has lived without: it has sessions of aliases that it took for new, and refused whatever it could not know.
 
 use std::collections::HashMap;
 
-use crate::hub::Hub;
 use crate::hub::aliases::AliasKey;
 use crate::hub::storage::{AliasId, Owed, Restored, Stamp};
 use crate::hub::waiting::Stored;
+use crate::hub::{Hub, Now};
 use crate::limits::TIME_TO_LIVE_MAX_S;
-use crate::names::{Alias, Mid};
+use crate::names::{Alias, LinkId, Mid};
+
+/// What is kept from one piece to the next: which alias has which number, and the stamp of the last commit.
+#[derive(Debug, Default)]
+pub struct Numbers(HashMap<AliasId, AliasKey>, Stamp);
+
+impl Hub {
+    /// What is stored is not known yet: topics have subscribers that are not known, and aliases are owed what can't be read. What
+    /// depends on it is refused until [`Hub::restore`] has told all.
+    pub fn begin_uninformed(&mut self) {
+        self.uninformed = true;
+    }
+
+    /// Takes over a piece of what was stored, `last` with the last. A piece that comes again changes nothing.
+    pub fn restore(&mut self, now: Now, numbers: &mut Numbers, piece: Vec<Restored>, last: bool) {
+        self.now = now;
+        let Numbers(by_id, stamp) = std::mem::take(numbers);
+        let mut restorer = Restorer { hub: self, by_id, stamp };
+        piece.into_iter().for_each(|one| restorer.take(one));
+        *numbers = Numbers(restorer.by_id, restorer.stamp);
+        if last {
+            self.uninformed = false;
+            *numbers = Numbers::default();
+            log::info!("store event=restored_late messages={} aliases={}", self.waiting.len(), self.aliases.count());
+        }
+    }
+}
 
 /// Fills a new hub, one thing after another.
 #[derive(Debug)]
@@ -33,7 +60,10 @@ impl<'a> Restorer<'a> {
             }
             Restored::Alias(record) => {
                 let id = record.id;
-                let key = self.hub.aliases.restore(record);
+                let key = match self.hub.aliases.find(record.name.as_str()) {
+                    Some(key) => self.hub.aliases.restore_known(key, record),
+                    None => self.hub.aliases.restore(record),
+                };
                 self.by_id.insert(id, key);
             }
             Restored::Subscription(alias, topic) => {
@@ -59,9 +89,15 @@ impl<'a> Restorer<'a> {
 
     fn message(&mut self, mid: Mid, mut stored: Stored, receipt: Option<Option<Alias>>, receivers: &[Owed]) {
         let hub = &mut *self.hub;
+        if hub.waiting.contains(mid) {
+            return;
+        }
         for owed in receivers {
             let Some(&key) = self.by_id.get(&owed.alias) else { continue };
-            hub.aliases.get_mut(key).owed.push_back(mid);
+            // Whoever bound before the hub knew of this gets it now, from the oldest on.
+            for session in hub.owe_restored(key, mid) {
+                hub.resend(session);
+            }
             stored.left += 1;
         }
         if stored.left == 0 {
@@ -74,5 +110,22 @@ impl<'a> Restorer<'a> {
         if let Some(publisher) = receipt {
             hub.waiting.set_receipt(mid, publisher);
         }
+    }
+}
+
+impl Hub {
+    /// Puts the mid into the alias's list; returns the sessions that it already has.
+    fn owe_restored(&mut self, key: AliasKey, mid: Mid) -> Vec<LinkId> {
+        let entry = self.aliases.get_mut(key);
+        // All that was stored before comes in order; what came since is above it.
+        if entry.owed.back().is_none_or(|last| *last < mid) {
+            entry.owed.push_back(mid);
+        } else if let Err(at) = entry.owed.binary_search(&mid) {
+            entry.owed.insert(at, mid);
+        }
+        if !entry.sessions.is_empty() {
+            entry.pushed = Mid::ZERO;
+        }
+        entry.sessions.clone()
     }
 }

@@ -122,6 +122,9 @@ impl Hub {
     /// 3.
     pub(super) fn topics(&mut self, id: LinkId, named: Option<&Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
         let key = self.bound(id, named)?;
+        if self.uninformed {
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
         fx.reply(id, Reply::Topics { num, topics: self.aliases.topics(key) });
         Ok(())
     }
@@ -265,10 +268,10 @@ impl Hub {
         }
     }
 
-    /// Forgets an alias of which nothing is known that would be missed. Not during a fan-out, whose list may name it: then
-    /// the walk over all aliases does it.
+    /// Forgets an alias of which nothing is known that would be missed. Not during a fan-out, whose list may name it, nor before all
+    /// that is stored of it is known: then the walk over all aliases does it.
     pub(super) fn forget_if_empty(&mut self, key: AliasKey) {
-        if self.fan_out.is_some() || self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
+        if self.fan_out.is_some() || self.uninformed || self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
             return;
         }
         if let Some(id) = self.aliases.forget(key).and_then(|entry| entry.id) {

@@ -61,6 +61,9 @@ impl Refusal {
     }
 }
 
+/// The field of a `bad_token` that is the server's own trouble: its key files are damaged, so that no token is valid (Protocol §11).
+pub const KEYRING_BROKEN: &str = "master.key";
+
 impl Code {
     /// Every code, in the order of Protocol §2.
     pub const ALL: [Code; 14] = [
@@ -160,6 +163,10 @@ impl Refusal {
     pub fn text(self, language: Language) -> String {
         let advice = match self.code {
             Code::BadField => rule(self.field, language).unwrap_or(self.code.advice(language)),
+            Code::BadToken if self.field == KEYRING_BROKEN => match language {
+                Language::Zh => "服务器的密钥文件损坏，所有令牌暂时无效；修复后原令牌照常可用，详情见服务器日志",
+                Language::En => "the server's key files are damaged: no token is valid until they are mended; its log says more",
+            },
             code => code.advice(language),
         };
         let mut text = self.code.fault(language).to_owned();

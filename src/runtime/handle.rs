@@ -10,8 +10,9 @@ use futures::channel::oneshot;
 
 use crate::hub::effects::Effect;
 use crate::hub::links::Opening;
+use crate::hub::restore::Numbers;
 use crate::hub::status::{Counters, Load, Queues, Sizes, StoreState};
-use crate::hub::storage::ReportLine;
+use crate::hub::storage::{ReportLine, Restored};
 use crate::hub::{Hub, Input, Options};
 use crate::limits::{DISK_HOLD_MAX, HEALTH_WAIT, Limits};
 use crate::names::{Alias, LinkId, Mid, Topic, Transport};
@@ -102,6 +103,17 @@ impl Inbox {
         if let Some(shared) = self.0.get() {
             shared.submit(input);
         }
+    }
+
+    /// Tells the hub a piece of what was stored and could not be read at the start; true: the last. Waits until the hub has taken it.
+    pub fn restore(&self, numbers: &mut Numbers, piece: Vec<Restored>, last: bool) {
+        let Some(shared) = self.0.get() else { return };
+        for one in &piece {
+            if let Restored::Counters { stamp, newest_wall, .. } = one {
+                shared.clock.restore(*stamp, *newest_wall);
+            }
+        }
+        shared.act(|hub, now, _| hub.restore(now, numbers, piece, last));
     }
 }
 

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::http::head::Head;
-use crate::protocol::refusal::{Code, Refusal};
+use crate::protocol::refusal::{Code, KEYRING_BROKEN, Refusal};
 use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::keyring::Keyring;
 use crate::server::network::Network;
-use crate::token::{Claims, Role};
+use crate::token::{BadToken, Claims, Role};
 
 /// Which devices need a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,8 +137,13 @@ impl Gate {
         Ok(claims)
     }
 
+    /// While the keyring is broken nothing is counted against anybody.
     fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
         self.keyring.check(token, now_s).map_err(|why| {
+            if why == BadToken::NoKey {
+                // Nobody's fault who asks: a genuine token is refused as well, and must be good again as soon as the files are.
+                return Refusal::new(Code::BadToken, KEYRING_BROKEN);
+            }
             self.bad_tokens.fetch_add(1, Ordering::Relaxed);
             if self.strike(address) {
                 Refusal::new(Code::RateLimited, "token")
@@ -231,6 +236,25 @@ mod tests {
             let origin = gate.origin(peer.parse().unwrap(), headers, other);
             assert_eq!(origin, (address.parse().unwrap(), is_foreign), "{peer} {headers:?} {other}");
         }
+    }
+
+    #[test]
+    fn bad_tokens_are_counted_unless_it_is_the_keyring_that_is_broken() {
+        let folder = std::env::temp_dir().join(format!("porter-gate-{}", std::process::id()));
+        let keyring = Arc::new(Keyring::open(&folder, Missing::Create).unwrap());
+        let gate = Gate::new(Arc::clone(&keyring), GateTerms { devices: DeviceAuth::Private, proxies: Vec::new() });
+        let code = || gate.manage("127.0.0.1".parse().unwrap(), "00", 0).unwrap_err();
+        let key = folder.join(crate::runtime::keyring::MASTER_KEY);
+        let whole = std::fs::read(&key).unwrap();
+        std::fs::write(&key, "damaged").unwrap();
+        keyring.reload_if_changed();
+        let broken = Refusal::new(Code::BadToken, KEYRING_BROKEN);
+        assert!((0..3 * STRIKES_MAX).all(|_| code() == broken));
+        std::fs::write(&key, whole).unwrap();
+        keyring.reload_if_changed();
+        assert!((0..STRIKES_MAX).all(|_| code() == Refusal::new(Code::BadToken, "token")));
+        assert_eq!(code().code, Code::RateLimited);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::store::connection::open_reader;
 use crate::store::fault::Fault;
 use crate::store::folder::{FILE_MODE, free_space};
 use crate::store::verify::{self, Contents};
-use crate::store::{database, restore};
+use crate::store::{aside, restore};
 
 /// What a copy is called until it is good.
 const UNFINISHED: &str = ".unfinished";
@@ -53,7 +53,7 @@ pub fn backup(folder: &Path, target: &Path, overwrite: bool) -> Result<Contents,
 
 /// The database, which must be there.
 fn source_in(folder: &Path) -> Result<PathBuf, Fault> {
-    let source = folder.join(database::FILE);
+    let source = folder.join(aside::DATABASE);
     if restore::is_pending(folder) {
         return Err(Fault::RestorePending { folder: folder.to_owned() });
     }

@@ -1,10 +1,12 @@
-//! What can be wrong with the data folder, in sentences that name the file and say what to do. Faults end the start of
-//! the server; once it runs, a failing disk is a [`crate::hub::storage::Trouble`] and its details are in the log.
+//! What can be wrong with the data folder, in sentences that name the file and say what to do. The few that a person has to settle
+//! end the start of the server; all others are a [`crate::hub::storage::Trouble`] to it, and their details are in the log.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
 
 use crate::hub::storage::Trouble;
 use crate::store::cause::{Cause, cause};
@@ -16,11 +18,6 @@ pub enum Fault {
     InUse {
         /// The data folder.
         folder: PathBuf,
-    },
-    /// The folder was in use before (it has `mids`), but holds no data now.
-    DataLost {
-        /// Where the database should be.
-        database: PathBuf,
     },
     /// The database was written by a newer Porter.
     Newer {
@@ -109,6 +106,11 @@ pub enum Fault {
         /// Why not.
         source: rusqlite::Error,
     },
+    /// The files name a later block of mids than the one that this run, which could not read them at its start, goes by.
+    LateMids {
+        /// The database.
+        path: PathBuf,
+    },
     /// A file can't be read or written.
     File {
         /// The file or folder.
@@ -161,16 +163,28 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the database itself is what is wrong: no space and no other disk would help.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            // A step that does not fit may be a mistake in the step: nothing is set aside for that.
+            Fault::Database { source, action, .. } => {
+                cause(source) == Cause::Damaged && (*action != "migrate" || source.sqlite_error_code() != Some(ErrorCode::Unknown))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a person has to choose before the server can start; everything else passes, or is survived.
+    pub(super) fn ends_start(&self) -> bool {
+        matches!(self, Fault::InUse { .. } | Fault::Newer { .. } | Fault::MidsExhausted { .. })
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fault::InUse { folder } => write!(f, "another porter is running on this data folder: {}; stop it first", folder.display()),
-            Fault::DataLost { database } => write!(
-                f,
-                "{} is missing or empty, but the file mids beside it says that this folder held data: restore a backup, \
-                 or start with --accept-data-loss to go on with an empty database",
-                database.display()
-            ),
             Fault::Newer { database, found, known } => write!(
                 f,
                 "{} has version {found}, but this porter knows versions up to {known} only: start a newer porter, or \
@@ -179,7 +193,7 @@ impl fmt::Display for Fault {
             ),
             Fault::BadMids { path } => write!(
                 f,
-                "{} holds no block number: restore it, or delete it and mids go on well above those that the database knows",
+                "{} holds no block number: start porter, which goes on well above all numbers that were used, or bring the file back",
                 path.display()
             ),
             Fault::MidsExhausted { path } => {
@@ -225,13 +239,14 @@ impl fmt::Display for Fault {
                     Cause::Value | Cause::Disk => Ok(()),
                 }
             }
+            Fault::LateMids { path } => {
+                write!(f, "{}: messages in it have higher numbers than this run gives out; restart porter", path.display())
+            }
             Fault::File { path, action, .. } => write!(f, "can't {action} {}", path.display()),
             Fault::Database { path, action, source } => {
                 write!(f, "can't {action} {}", path.display())?;
                 match cause(source) {
-                    Cause::Damaged => f.write_str(
-                        ": it is damaged. Restore a backup, or move it away with its -wal and -shm and start with --accept-data-loss",
-                    ),
+                    Cause::Damaged => f.write_str(": it is damaged"),
                     Cause::Full => f.write_str(": the disk is full. Free some space"),
                     Cause::Value | Cause::Disk => Ok(()),
                 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::store::connection::{open_reader, open_untouched};
 use crate::store::fault::Fault;
-use crate::store::{database, meta, mids, migrate, restore, verify};
+use crate::store::{aside, meta, mids, migrate, restore, verify};
 
 /// The log of the database: it is there as long as a server runs, and after one that was killed.
 const LOG: &str = "porter.db-wal";
@@ -46,7 +46,7 @@ pub fn examine(folder: &Path, limit: Duration) -> Result<Option<Facts>, Fault> {
     if restore::is_pending(folder) {
         return Err(Fault::RestorePending { folder: folder.to_owned() });
     }
-    let path = folder.join(database::FILE);
+    let path = folder.join(aside::DATABASE);
     // An empty one holds as much as none: SQLite makes it so before its first page.
     if std::fs::metadata(&path).map_or(0, |found| found.len()) == 0 {
         return Ok(None);

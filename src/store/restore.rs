@@ -12,11 +12,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use rusqlite::Connection;
 
 use crate::store::connection::{Checkpoint, checkpoint, open_reader, open_writer};
-use crate::store::database::{self, open_current};
 use crate::store::fault::{Chain, Fault};
 use crate::store::folder::{Folder, free_space};
+use crate::store::opening::open_current;
 use crate::store::verify::{self, Contents};
-use crate::store::{backup, meta, mids};
+use crate::store::{aside, backup, meta, mids};
 
 /// The new database until it is whole. It means nothing, and the next restore removes it.
 const PART: &str = "porter.db.restoring";
@@ -80,10 +80,10 @@ pub(super) fn is_pending(folder: &Path) -> bool {
 /// whoever has locked the folder, before the database is opened. May be interrupted and called again.
 pub(super) fn finish(folder: &Folder) -> Result<Option<PathBuf>, Fault> {
     let ready = folder.file(READY);
-    let Some(aside) = aside(&folder.file(database::FILE), &ready)? else { return Ok(None) };
+    let Some(aside) = aside(&folder.file(aside::DATABASE), &ready)? else { return Ok(None) };
     let failed = |path| Fault::file(path, "rename");
     for part in PARTS {
-        let (from, to) = (with(&folder.file(database::FILE), part), with(&aside, part));
+        let (from, to) = (with(&folder.file(aside::DATABASE), part), with(&aside, part));
         match fs::rename(&from, to) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&from)(error)),
             _ => {}
@@ -91,7 +91,7 @@ pub(super) fn finish(folder: &Folder) -> Result<Option<PathBuf>, Fault> {
     }
     // The old log must be gone for good before there is a new database that it could be taken for.
     folder.sync().map_err(failed(&ready))?;
-    fs::rename(&ready, folder.file(database::FILE)).map_err(failed(&ready))?;
+    fs::rename(&ready, folder.file(aside::DATABASE)).map_err(failed(&ready))?;
     folder.sync().map_err(failed(&ready))?;
     Ok(Some(aside))
 }
@@ -129,7 +129,7 @@ impl Part {
         part.remove();
         let free = free_space(&folder.file("")).map_err(Fault::file(&part.path, "create"))?;
         if free < bytes + MARGIN_BYTES {
-            return Err(Fault::NoSpace { path: folder.file(database::FILE), needed: bytes + MARGIN_BYTES, free });
+            return Err(Fault::NoSpace { path: folder.file(aside::DATABASE), needed: bytes + MARGIN_BYTES, free });
         }
         folder.create(PART).map_err(Fault::file(&part.path, "create"))?;
         Ok(part)
@@ -137,7 +137,7 @@ impl Part {
 
     /// Brings it to the version and the block of mids that hold from now on; all of it is in one file then. Returns the version.
     fn update(&self, mid_block: u64) -> Result<u32, Fault> {
-        let connection = open_current(&self.path, false)?;
+        let connection = open_current(&self.path)?;
         let write = || {
             meta::save_block(&connection, mid_block)?;
             checkpoint(&connection, Checkpoint::Truncate)?;
@@ -151,7 +151,7 @@ impl Part {
         let file = File::options().write(true).open(&self.path).map_err(failed("open"))?;
         let mut time = file.metadata().and_then(|file| file.modified()).map_err(failed("read"))?;
         // Two restores within a second must not have one name for what they set aside.
-        while aside(&folder.file(database::FILE), &self.path)?.is_some_and(|aside| PARTS.iter().any(|part| with(&aside, part).exists())) {
+        while aside(&folder.file(aside::DATABASE), &self.path)?.is_some_and(|aside| PARTS.iter().any(|part| with(&aside, part).exists())) {
             time += Duration::from_secs(1);
             file.set_modified(time).map_err(failed("set the time of"))?;
         }
@@ -186,7 +186,7 @@ struct Old {
 impl Old {
     /// Looks at it without writing. `None`: there is none.
     fn look(folder: &Folder) -> Option<Old> {
-        let path = folder.file(database::FILE);
+        let path = folder.file(aside::DATABASE);
         if !path.exists() {
             return None;
         }

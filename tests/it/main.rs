@@ -12,6 +12,7 @@
 
 mod backup;
 mod bad_input;
+mod broken;
 mod check;
 mod cli;
 mod clients;
@@ -34,6 +35,7 @@ mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
 mod seeded;
+mod sync;
 mod tcp;
 mod tidy;
 mod token;

@@ -58,8 +58,8 @@ pub fn command(folder: &Folder, verb: &[&str], flags: &[&str]) -> Command {
         command.env_remove(name);
     }
     // A server that a test starts by a command of its own takes free ports too, unless its flags say otherwise.
-    for port in ["TCP", "REST", "SOCKETIO", "WEBSOCKET"] {
-        command.env(format!("PORTER_{port}_PORT"), "0");
+    if verb.first() == Some(&"serve") {
+        command.env("PORTER_SOCKETIO_PORT", "0").env("PORTER_WEBSOCKET_PORT", "0");
     }
     command.args(verb).arg("--data-dir").arg(folder.data()).args(flags).current_dir(folder.path()).stdin(Stdio::null());
     command

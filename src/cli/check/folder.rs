@@ -196,7 +196,7 @@ fn database(folder: &Path, mids: &Result<Option<u64>, Fault>, found: Result<Opti
         Ok(None) if matches!(mids, Ok(None)) => findings.ok("database", "none yet: the first start makes it"),
         Ok(None) => {
             let text = "porter.db is gone or empty, but the file mids says that this folder held data. Restore a backup; without one \
-                        start once with --accept-data-loss";
+                        the next start begins a new database";
             findings.wrong("database", text, restore());
         }
         Err(fault @ Fault::RestorePending { .. }) => {

@@ -68,12 +68,27 @@ impl Scene {
     }
 
     pub(in crate::hub) fn around(hub: Hub) -> Scene {
-        let now = Now { mono: MONO, service: SERVICE, wall: WALL };
-        let mut scene = Scene { hub, now, fx: Effects::default(), model: Model::default(), batch: None, reads: Vec::new(), opened: 0 };
+        let mut scene = Scene::bare(hub);
         // The first tick queues the hourly housekeeping: it is no test's business.
         scene.tick();
         scene.commit();
         scene
+    }
+
+    /// A hub that does not know what is stored, and whose store can't be written.
+    pub(in crate::hub) fn late() -> Scene {
+        let mids = Mid::new(1 << 40)..Mid::new(1 << 41);
+        let mut hub = Hub::new(Options { limits: limits(), openers: Openers::default() }, mids, false);
+        hub.begin_uninformed();
+        let mut scene = Scene::bare(hub);
+        scene.tick();
+        scene.fail(Trouble::Disk);
+        scene
+    }
+
+    fn bare(hub: Hub) -> Scene {
+        let now = Now { mono: MONO, service: SERVICE, wall: WALL };
+        Scene { hub, now, fx: Effects::default(), model: Model::default(), batch: None, reads: Vec::new(), opened: 0 }
     }
 
     /// A new hub that knows what is committed, as after a crash.
