@@ -38,7 +38,7 @@ use crate::server::socketio::{self, SocketIo, SocketIoOptions};
 use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
 use crate::server::watch::{HttpFigures, Watch};
-use crate::store::findings::Kind;
+use crate::store::findings::{Findings, Kind};
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
 
@@ -111,7 +111,7 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let hangups = reload::hangups().map_err(Fault::Signals)?;
     let is_first_start = !config.data_dir.join(MASTER_KEY).exists();
     let alarms = Arc::new(Alarms::default());
-    let Started { handle, keyring, disk } = start_hub(&config, &alarms)?;
+    let Started { handle, keyring, disk, findings } = start_hub(&config, &alarms)?;
     let (switch, signal) = shutdown();
     let permits = Permits::new(reload::connection_limits(&config));
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
@@ -140,7 +140,7 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, socketio: phones };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
-    watch_keyring(Arc::clone(&keyring), handle.clone(), alarms);
+    watch_files(Arc::clone(&keyring), findings, handle.clone(), alarms);
     announce(&config, &addresses, is_first_start.then_some(&*keyring));
 
     let (asked_to_end, ended) = (sync_channel::<()>(1), sync_channel::<()>(1));
@@ -174,6 +174,7 @@ struct Started {
     handle: Handle,
     keyring: Arc<Keyring>,
     disk: Arc<Disk>,
+    findings: Findings,
 }
 
 /// Opens the store, fills the hub from it, and starts both.
@@ -190,13 +191,25 @@ fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
             break (hub, stamps);
         }
     };
-    let found = store.findings();
-    alarms.set(Alarm::DataLost, found.has(Kind::DataLost));
-    alarms.set(Alarm::DatabaseSetAside, found.has(Kind::DatabaseSetAside));
+    let findings = store.findings().clone();
+    raise(alarms, &findings);
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
     let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
-    Ok(Started { handle, keyring, disk })
+    Ok(Started { handle, keyring, disk, findings })
+}
+
+/// Shows what the store has found wrong, at the start or since.
+fn raise(alarms: &Alarms, findings: &Findings) {
+    for (alarm, kind) in [
+        (Alarm::DatabaseSetAside, Kind::DatabaseSetAside),
+        (Alarm::DatabaseNotOpen, Kind::DatabaseNotOpen),
+        (Alarm::DataLost, Kind::DataLost),
+        (Alarm::RowsDamaged, Kind::RowsDamaged),
+        (Alarm::MidsDamaged, Kind::MidsDamaged),
+    ] {
+        alarms.set(alarm, findings.has(kind));
+    }
 }
 
 /// The keyring. Without a key that can be read or made no token is valid, which is logged; doors near by need none.
@@ -345,12 +358,13 @@ fn log_status(watch: Arc<Watch>) {
 
 /// Looks at the key and the revoked labels, on a thread of its own since a slow disk would hold it up, and ends the links whose
 /// token is no longer good (Protocol §11).
-fn watch_keyring(keyring: Arc<Keyring>, handle: Handle, alarms: Arc<Alarms>) {
+fn watch_files(keyring: Arc<Keyring>, findings: Findings, handle: Handle, alarms: Arc<Alarms>) {
     let watch = move || {
         loop {
             std::thread::sleep(TOKENS_LOOKED_AT_EVERY);
             keyring.reload_if_changed();
             alarms.set(Alarm::KeyringBroken, keyring.is_broken());
+            raise(&alarms, &findings);
             let now_s = handle.token_time_s();
             handle.end_void(|claims| keyring.recheck(claims, now_s).is_err());
         }

@@ -9,22 +9,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Alarm {
     /// The database was damaged at the start: it was set aside, and a new one was begun.
     DatabaseSetAside,
+    /// The database can't be used for now: everything live goes on, nothing is stored.
+    DatabaseNotOpen,
     /// The database is older than the last run: messages that were answered with `-6` are gone.
     DataLost,
+    /// Rows were not as they were written, and were left out.
+    RowsDamaged,
+    /// The file `mids` was damaged; numbers go on well above all that were used.
+    MidsDamaged,
     /// `master.key`, `revoked` or `imported` can't be read or is damaged: no token is valid.
     KeyringBroken,
 }
 
 impl Alarm {
     /// All kinds.
-    pub const ALL: [Alarm; 3] = [Alarm::DatabaseSetAside, Alarm::DataLost, Alarm::KeyringBroken];
+    pub const ALL: [Alarm; 6] =
+        [Alarm::DatabaseSetAside, Alarm::DatabaseNotOpen, Alarm::DataLost, Alarm::RowsDamaged, Alarm::MidsDamaged, Alarm::KeyringBroken];
 
     /// The name that the log, the metrics and the health use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Alarm::DatabaseSetAside => "database_set_aside",
+            Alarm::DatabaseNotOpen => "database_not_open",
             Alarm::DataLost => "data_lost",
+            Alarm::RowsDamaged => "rows_damaged",
+            Alarm::MidsDamaged => "mids_damaged",
             Alarm::KeyringBroken => "keyring_broken",
         }
     }

@@ -79,7 +79,7 @@ pub enum BadRequest {
     Mismatch,
     /// The Origin may not come in.
     Origin,
-    /// `EIO` is not 3.
+    /// `EIO` is there and is not 3.
     Version,
     /// A session takes GET and POST.
     Method,
@@ -162,7 +162,8 @@ impl Query {
                 _ => {}
             }
         }
-        if version != Once::Value("3".into()) {
+        // Swift's clients name no version; those of another one always do.
+        if version != Once::Absent && version != Once::Value("3".into()) {
             return Err(BadRequest::Version);
         }
         let transport = match &transport {
