@@ -6,7 +6,7 @@ DATA := data
 # The token that `make run` shows; the same each time, for as long as its label is not revoked.
 RUN_TOKEN := token new --role manage --label make-run --data-dir $(DATA)
 
-.PHONY: run test bench build set-up clean
+.PHONY: run test bench fuzz build set-up clean
 
 run: build
 	@echo "A management token for this data folder:"
@@ -20,9 +20,16 @@ build:
 test: set-up
 	@tests/run
 
-# Messages and deliveries a second, one JSON line a job; wants a quiet machine with two cores.
-bench: build
+# What it can bear, job by job; PEERS=1: against what people would use otherwise, and writes README's tables. Wants two quiet cores.
+bench:
+	@tests/set-up bench
 	@benches/run
+
+# Bytes of a fuzzer's making for every decoder in turn, so many seconds each (fuzz/README.md).
+SECS := 60
+fuzz:
+	@tests/set-up fuzz
+	@fuzz/run $(SECS)
 
 # What a fresh Debian lacks; a tool that can't be had is an error.
 set-up:

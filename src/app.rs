@@ -7,7 +7,7 @@ use std::panic;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -16,23 +16,31 @@ use async_signal::{Signal, Signals};
 use futures::StreamExt;
 
 use crate::config::{Config, Effective};
-use crate::hub::restore::Restorer;
+use crate::hub::restore::{Numbers, Restorer};
 use crate::hub::storage::{Restored, Stamp};
 use crate::hub::{Hub, Input};
 use crate::limits::{SHUTDOWN_WAIT, TOKENS_LOOKED_AT_EVERY};
 use crate::names::Label;
 use crate::reload::{self, Parts, ReadSettings};
-use crate::runtime::clock::Clock;
+use crate::runtime::alarms::{Alarm, Alarms};
+use crate::runtime::clock::{Clock, wall_ms};
+use crate::runtime::disk::Disk;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
 use crate::runtime::pictures::DoorPictures;
+use crate::runtime::readiness::Problem;
 use crate::runtime::shutdown::{ShutdownSignal, shutdown};
 use crate::server::gate::Gate;
 use crate::server::http;
 use crate::server::listener::{Listener, Permits, raise_descriptor_limit};
+use crate::server::rest::routes::ENDPOINTS;
 use crate::server::rest::{self, Ports, Rest, RestOptions};
 use crate::server::rooms::{self, Rooms, RoomsOptions};
+use crate::server::socketio::{self, SocketIo, SocketIoOptions};
+use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
+use crate::server::watch::{HttpFigures, Watch};
+use crate::store::findings::{Findings, Kind};
 use crate::store::{self, Answer, Store, StoreHandle};
 use crate::token::{Claims, Role};
 
@@ -106,26 +114,41 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     async_global_executor::init_with_config(threads);
     let hangups = reload::hangups().map_err(Fault::Signals)?;
     let is_first_start = !config.data_dir.join(MASTER_KEY).exists();
-    let (handle, keyring) = start_hub(&config)?;
+    let alarms = Arc::new(Alarms::default());
+    let Started { handle, keyring, disk, findings } = start_hub(&config, &alarms)?;
     let (switch, signal) = shutdown();
     let permits = Permits::new(reload::connection_limits(&config));
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
     let tcp = listen(&config, "tcp.port", config.tcp_port)?;
     let rest = listen(&config, "rest.port", config.rest_port)?;
     let websocket = listen(&config, "websocket.port", config.websocket_port)?;
-    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), websocket: websocket.local_addr() };
+    let socketio = listen(&config, "socketio.port", config.socketio_port)?;
+    let addresses =
+        Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), websocket: websocket.local_addr(), socketio: socketio.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
-    let terms = Arc::new(http::Options::new(signal.clone()));
-    log_status(handle.clone(), Arc::clone(&permits), Arc::clone(&server), Arc::clone(&terms));
+    let (terms, phone_terms) = (Arc::new(http::Options::new(signal.clone())), Arc::new(http::Options::new(signal.clone())));
+    let watch = Arc::new(Watch {
+        handle: handle.clone(),
+        disk,
+        alarms: Arc::clone(&alarms),
+        permits: Arc::clone(&permits),
+        tcp: Arc::clone(&server),
+        http: [("rest", Arc::clone(&terms)), ("socketio", Arc::clone(&phone_terms))],
+        tally: Tally::new(&ENDPOINTS),
+        gate: Arc::clone(&gate),
+    });
+    log_status(Arc::clone(&watch));
     serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
     let rooms = Arc::new(Rooms::new(RoomsOptions { handle: handle.clone(), gate: Arc::clone(&gate), terms: reload::room_terms(&config) }));
     serve_rooms(websocket, &permits, Arc::new(http::Options::new(signal.clone())), Arc::clone(&rooms));
-    let answers = Arc::new(Rest::new(rest_options(&config, &addresses, handle.clone(), Arc::clone(&gate))));
+    let answers = Arc::new(Rest::new(rest_options(&config, &addresses, watch)));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
-    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, rooms };
+    let phones = Arc::new(SocketIo::new(socketio_options(&config, handle.clone(), Arc::clone(&gate))));
+    serve_socketio(socketio, &permits, phone_terms, Arc::clone(&phones));
+    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, rooms, socketio: phones };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
-    watch_keyring(Arc::clone(&keyring), handle.clone());
+    watch_files(Arc::clone(&keyring), findings, handle.clone(), alarms);
     announce(&config, &addresses, is_first_start.then_some(&*keyring));
 
     let (asked_to_end, ended) = (sync_channel::<()>(1), sync_channel::<()>(1));
@@ -154,24 +177,65 @@ fn tell(sender: &SyncSender<()>) {
     let _ = sender.try_send(());
 }
 
+/// What stands below the ports.
+struct Started {
+    handle: Handle,
+    keyring: Arc<Keyring>,
+    disk: Arc<Disk>,
+    findings: Findings,
+}
+
 /// Opens the store, fills the hub from it, and starts both.
-fn start_hub(config: &Config) -> Result<(Handle, Arc<Keyring>), Fault> {
-    let mut options = store::Options::new(config.data_dir.clone());
-    options.accept_data_loss = config.accept_data_loss;
+fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
+    let options = store::Options::new(config.data_dir.clone(), wall_ms);
     let mut store = Store::open(&options).map_err(Fault::Store)?;
-    let keyring = Arc::new(Keyring::open(&config.data_dir, Missing::Create).map_err(Fault::Keyring)?);
-    let mut hub = Hub::new(reload::hub_options(config), store.mids(), store.is_storing());
-    let (stamp, newest_wall) = load(&mut store, &mut hub)?;
+    let keyring = Arc::new(open_keyring(config)?);
+    alarms.set(Alarm::KeyringBroken, keyring.is_broken());
+    let disk = Disk::watch(&config.data_dir, store.file(), store.log_file());
+    let (hub, (stamp, newest_wall)) = loop {
+        let mut hub = Hub::new(reload::hub_options(config), store.mids(), store.is_storing());
+        // What a database gave that could not be read to its end is thrown away; then there is a new one, or none for now.
+        if let Some(stamps) = load(&mut store, &mut hub) {
+            break (hub, stamps);
+        }
+    };
+    let findings = store.findings().clone();
+    raise(alarms, &findings);
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
     let pictures = Arc::new(DoorPictures::open(&config.data_dir, reload::picture_bounds(config)).map_err(Fault::Pictures)?);
     let clock = Clock::new(stamp, newest_wall);
     let handle = Handle::start(hub, &config.limits, config.language, clock, store, pictures, &inbox);
-    Ok((handle, keyring))
+    Ok(Started { handle, keyring, disk, findings })
 }
 
-/// Returns what the clock goes on from: the last stamp, and the highest wall time of any.
-fn load(store: &mut Store, hub: &mut Hub) -> Result<(Stamp, u64), Fault> {
+/// Shows what the store has found wrong, at the start or since.
+fn raise(alarms: &Alarms, findings: &Findings) {
+    for (alarm, kind) in [
+        (Alarm::DatabaseSetAside, Kind::DatabaseSetAside),
+        (Alarm::DatabaseNotOpen, Kind::DatabaseNotOpen),
+        (Alarm::DataLost, Kind::DataLost),
+        (Alarm::RowsDamaged, Kind::RowsDamaged),
+        (Alarm::MidsDamaged, Kind::MidsDamaged),
+    ] {
+        alarms.set(alarm, findings.has(kind));
+    }
+}
+
+/// The keyring. Without a key that can be read or made no token is valid, which is logged; doors near by need none.
+fn open_keyring(config: &Config) -> Result<Keyring, Fault> {
+    Keyring::open(&config.data_dir, Missing::Create).or_else(|fault| {
+        log::error!("key_not_made reason=\"{fault}\"");
+        Keyring::open(&config.data_dir, Missing::Leave).map_err(Fault::Keyring)
+    })
+}
+
+/// Returns what the clock goes on from: the last stamp, and the highest wall time of any. Nothing: to be done again, with a new hub.
+fn load(store: &mut Store, hub: &mut Hub) -> Option<(Stamp, u64)> {
+    if !store.is_open() {
+        hub.begin_uninformed();
+        return Some((Stamp::default(), 0));
+    }
     let mut restorer = Restorer::new(hub);
     let mut stored = (Stamp::default(), 0);
     let take = &mut |restored: Restored| {
@@ -180,22 +244,27 @@ fn load(store: &mut Store, hub: &mut Hub) -> Result<(Stamp, u64), Fault> {
         }
         restorer.take(restored);
     };
-    store.load(take).map_err(Fault::Store)?;
+    if !store.load(take) {
+        return None;
+    }
     let load = hub.load();
     log::info!("loaded aliases={} messages={} deliveries={} bytes={}", load.aliases, load.messages, load.deliveries, load.bodies);
-    Ok(stored)
+    Some(stored)
 }
 
 fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
-    let inbox = inbox.clone();
+    let (inbox, restored_to) = (inbox.clone(), inbox.clone());
     let answers = Arc::new(move |answer| {
         inbox.submit(match answer {
             Answer::Batch { number, outcome } => Input::Stored { number, outcome },
             Answer::Page { ticket, page } => Input::Page { ticket, messages: page },
             Answer::Block(end) => Input::Block(end.ok()),
+            Answer::Full => Input::StoreFull,
         });
     });
-    store.start(answers).map_err(Fault::Store)
+    let (inbox, mut numbers) = (restored_to, Numbers::default());
+    let restore = Box::new(move |piece, last| inbox.restore(&mut numbers, piece, last));
+    store.start(answers, restore).map_err(Fault::Store)
 }
 
 /// The addresses that were bound.
@@ -203,6 +272,7 @@ struct Addresses {
     tcp: SocketAddr,
     rest: SocketAddr,
     websocket: SocketAddr,
+    socketio: SocketAddr,
 }
 
 fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fault> {
@@ -217,14 +287,15 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
     });
 }
 
-fn rest_options(config: &Config, addresses: &Addresses, handle: Handle, gate: Arc<Gate>) -> RestOptions {
+fn rest_options(config: &Config, addresses: &Addresses, watch: Arc<Watch>) -> RestOptions {
     let ports = Ports {
         rest: addresses.rest.port(),
         websocket: addresses.websocket.port(),
-        socketio: config.socketio_port,
+        socketio: addresses.socketio.port(),
         tcp: addresses.tcp.port(),
     };
-    RestOptions { handle, gate, ports, terms: reload::rest_terms(config) }
+    let (handle, gate) = (watch.handle.clone(), Arc::clone(&watch.gate));
+    RestOptions { handle, gate, watch, ports, terms: reload::rest_terms(config) }
 }
 
 fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, answers: Arc<Rest>) {
@@ -235,25 +306,37 @@ fn serve_rooms(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Opti
     async_std::task::spawn(rooms::serve(listener, Arc::clone(permits), terms, rooms));
 }
 
+fn socketio_options(config: &Config, handle: Handle, gate: Arc<Gate>) -> SocketIoOptions {
+    SocketIoOptions { handle, gate, terms: reload::socketio_terms(config) }
+}
+
+fn serve_socketio(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, server: Arc<SocketIo>) {
+    async_std::task::spawn(socketio::serve(listener, Arc::clone(permits), terms, server));
+}
+
 /// Once an hour a line in the log by which an installer sees how the site does.
-fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: Arc<http::Options>) {
+fn log_status(watch: Arc<Watch>) {
     async_std::task::spawn(async move {
         loop {
             async_std::task::sleep(STATUS_LOGGED_EVERY).await;
-            let (load, count, outboxes) = (handle.load(), handle.counters(), handle.outboxes());
-            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let (accepts, rest) = (permits.counters(), &rest.counters);
+            let figures = watch.figures();
+            let (hub, disk) = (&figures.hub, figures.disk);
+            let (load, count) = (&hub.load, &hub.counters);
+            let of_ports = |read: fn(&HttpFigures) -> u64| figures.http.iter().map(read).sum::<u64>();
             log::info!(
-                "status connections={} links={} aliases={} deliveries_waiting={} bytes_waiting={} store={:?} publishes={} deliveries={} \
-                 acknowledged={} expired={} dropped={} recalled={} lost={} openings={} stale_openings={} congested={} outbox_bytes={} notices_dropped={} \
-                 commits={} failed_commits={} http_on_tcp={} accepted={} refused={} refused_of_address={} accept_errors={} \
-                 rest_requests={} rest_refused={} rest_panics={} rest_abandoned={}",
-                permits.open_connections(),
+                "status connections={} links={} aliases={} deliveries_waiting={} oldest_waits_s={} bytes_waiting={} store={:?} problem={} \
+                 publishes={} deliveries={} acknowledged={} expired={} dropped={} recalled={} lost={} not_stored={} openings={} \
+                 stale_openings={} congested={} outbox_bytes={} notices_dropped={} commits={} failed_commits={} database_bytes={} \
+                 wal_bytes={} disk_free_bytes={} clock_steps={} http_on_tcp={} accepted={} refused={} refused_of_address={} \
+                 accept_errors={} bad_tokens={} http_requests={} http_refused={} http_panics={} http_abandoned={}",
+                figures.connections,
                 load.links,
                 load.aliases,
                 load.deliveries,
+                hub.oldest_waits.as_secs(),
                 load.bodies,
                 load.health,
+                figures.problem.map_or("none", Problem::as_str),
                 count.publishes,
                 count.deliveries,
                 count.acknowledged,
@@ -261,22 +344,28 @@ fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: 
                 count.dropped,
                 count.recalled,
                 count.lost,
+                count.not_stored,
                 count.openings,
-                count.stale_door_frames + outboxes.stale,
+                count.stale_door_frames + hub.outboxes.stale,
                 count.congested,
-                outboxes.held,
-                outboxes.dropped,
+                hub.outboxes.held,
+                hub.outboxes.dropped,
                 count.commits,
                 count.failed_commits,
-                tcp.http_closed(),
-                read(&accepts.accepted),
-                read(&accepts.refused_total),
-                read(&accepts.refused_address),
-                read(&accepts.accept_errors),
-                read(&rest.requests),
-                read(&rest.refused),
-                read(&rest.panics),
-                read(&rest.abandoned),
+                disk.map_or(0, |disk| disk.database),
+                disk.map_or(0, |disk| disk.log),
+                disk.map_or(0, |disk| disk.free),
+                hub.clock_steps,
+                figures.http_on_tcp,
+                figures.accepted,
+                figures.refused,
+                figures.refused_of_address,
+                figures.accept_errors,
+                figures.bad_tokens,
+                of_ports(|port| port.requests),
+                of_ports(|port| port.refused),
+                of_ports(|port| port.panics),
+                of_ports(|port| port.abandoned),
             );
         }
     });
@@ -284,11 +373,13 @@ fn log_status(handle: Handle, permits: Arc<Permits>, tcp: Arc<TcpServer>, rest: 
 
 /// Looks at the key and the revoked labels, on a thread of its own since a slow disk would hold it up, and ends the links whose
 /// token is no longer good (Protocol §11).
-fn watch_keyring(keyring: Arc<Keyring>, handle: Handle) {
+fn watch_files(keyring: Arc<Keyring>, findings: Findings, handle: Handle, alarms: Arc<Alarms>) {
     let watch = move || {
         loop {
             std::thread::sleep(TOKENS_LOOKED_AT_EVERY);
             keyring.reload_if_changed();
+            alarms.set(Alarm::KeyringBroken, keyring.is_broken());
+            raise(&alarms, &findings);
             let now_s = handle.token_time_s();
             handle.end_void(|claims| keyring.recheck(claims, now_s).is_err());
         }
@@ -304,6 +395,7 @@ fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
     text += &format!("  controllers   tcp://{}\n", addresses.tcp);
     text += &format!("  rooms         ws://{}\n", addresses.websocket);
     text += &format!("  management    http://{}\n", addresses.rest);
+    text += &format!("  phones        http://{}/socket.io/\n", addresses.socketio);
     if let Some(keyring) = first {
         text += &first_token(keyring, &config.data_dir);
     }

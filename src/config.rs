@@ -64,8 +64,6 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `limits.*` and `tcp.idle`.
     pub limits: Limits,
-    /// The flag `--accept-data-loss`: start though stored data is known to be lost. Never a setting: it is for one start.
-    pub accept_data_loss: bool,
 }
 
 /// Where settings come from, each layer over the one before; the defaults lie under all of them.
@@ -162,6 +160,12 @@ impl Effective {
             }
         }
         next
+    }
+
+    /// Where the value of a setting stands.
+    #[must_use]
+    pub fn source(&self, key: &str) -> &Source {
+        self.values.get(key).map_or(&Source::Default, |(_, source)| source)
     }
 
     /// The settings in force as a file that would give the same: each with its comment and where it came from.
@@ -344,10 +348,19 @@ impl fmt::Display for Value {
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
+pub enum Source {
+    /// In the embedded file alone.
     Default,
-    File { path: String, line: usize },
+    /// In the file of settings.
+    File {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// In a variable of that name.
     Variable(String),
+    /// Behind that flag.
     Flag(String),
 }
 
@@ -586,7 +599,6 @@ fn blank() -> Config {
             connections_per_address: 0,
             tcp_idle: Duration::ZERO,
         },
-        accept_data_loss: false,
     }
 }
 

@@ -4,6 +4,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stdout))]
 
+// The checks in `fuzz/` name this crate from outside; its own tests replay them.
+#[cfg(test)]
+extern crate self as porter;
+
 pub mod app;
 pub mod cli;
 pub mod config;

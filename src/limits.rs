@@ -22,6 +22,8 @@ pub const TIME_TO_LIVE_MAX_S: u32 = 2_592_000;
 pub const TIME_TO_LIVE_DEFAULT_S: u32 = 432_000;
 /// Frames in one batch of a link: so links take turns in the hub (Design §6).
 pub const BATCH_FRAMES_MAX: usize = 64;
+/// Door frames in one batch of a link: their lane goes first, so that a flood of one link must not fill it (Design §6).
+pub const BATCH_DOOR_FRAMES_MAX: usize = 8;
 /// Bytes of the frames of one batch, or one larger frame (Design §6).
 pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Deliveries after which a turn of the hub ends, so that a large fan-out does not hold up a door (Design §6).
@@ -66,6 +68,8 @@ pub const PICTURES_UNATTENDED_MAX: usize = 10_000;
 pub const DOOR_ANSWER_BYTES_MAX: usize = 4 << 10;
 /// Pictures of openings that wait to be written to files; over it an opening is logged without one.
 pub const DOOR_PICTURES_QUEUED_MAX: usize = 64;
+/// Openings of one user in one room waiting for a result at once, likewise: a door's answer is for all of them.
+pub const OPENINGS_ALIKE_MAX: usize = 64;
 /// Entries of the door log that wait in memory while the disk is down (Protocol §7).
 pub const DOOR_LOG_WAITING_MAX: usize = 10_000;
 /// Rows in one transaction (Design §6).
@@ -100,10 +104,28 @@ pub const HTTP_TRAILER_LINES_MAX: usize = 32;
 pub const HTTP_DRAIN_BYTES_MAX: usize = 64 << 10;
 /// Bytes that a client may send ahead while its long poll waits; over it the socket is not read until the poll is answered (G11).
 pub const HTTP_AHEAD_BYTES_MAX: usize = 16 << 10;
+/// Packets in the answer to one poll: Python's clients take a body with more for an attack and hang up (Protocol §8).
+pub const POLL_PACKETS_MAX: usize = 16;
+/// Bytes in the answer to one poll, or one larger packet (Protocol §8).
+pub const POLL_BYTES_MAX: usize = 1 << 20;
+/// Bytes in the body of a POST or in a WebSocket message to SocketIoServer, as with the stock server: one body may hold thousands of
+/// small packets (Protocol §8).
+pub const SOCKETIO_BODY_BYTES_MAX: usize = 1 << 20;
+/// Digits of a packet's length in a polling body: more than any body has bytes, too few to overflow.
+pub const PACKET_LENGTH_DIGITS_MAX: usize = 10;
+/// Binary attachments that one Socket.IO packet may announce.
+pub const ATTACHMENTS_MAX: u8 = 10;
+/// Bytes of a Socket.IO namespace, its query not counted: it is carried back in the refusal.
+pub const NAMESPACE_BYTES_MAX: usize = 256;
+/// How deep the JSON of a Socket.IO packet may nest: receivers read it with parsers that recurse.
+pub const JSON_DEPTH_MAX: usize = 1_024;
 /// Connections that may wait to be accepted: a whole community dials in again after a power cut (G12).
 pub const LISTEN_BACKLOG: u32 = 4_096;
 /// Bytes that the kernel holds for a peer that does not read; it doubles the figure for its own use.
 pub const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// Bytes that the kernel holds of a peer that is not read, for it takes no more than its outbox holds already; left alone, the kernel
+/// lets it grow to megabytes, and a few hundred such peers take all memory there is for TCP.
+pub const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
 /// Keep-alive probes without an answer after which a peer is gone.
 pub const KEEPALIVE_PROBES: u32 = 3;
 
@@ -127,6 +149,19 @@ pub const PICTURE_LIFE: Duration = Duration::from_secs(600);
 pub const DISK_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long a publish waits for its commit before it is answered `unavailable` (Protocol §4).
 pub const COMMIT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Without a commit for so long, whoever asks for readiness has an empty one written: half of [`PROOF_AGE_MAX`], so that an idle
+/// server that is asked now and then stays ready.
+pub const PROOF_AFTER: Duration = Duration::from_secs(30);
+/// Without a commit for so long the server is not ready (`/health/ready`).
+pub const PROOF_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long a request for health waits for the hub or for that commit before it is answered by what is known.
+pub const HEALTH_WAIT: Duration = Duration::from_secs(1);
+/// Bytes that must be free for the disk not to count as full: the largest transaction.
+pub const DISK_FREE_MIN: u64 = TRANSACTION_BYTES_MAX as u64;
+/// How often the free space and the size of the log are looked at.
+pub const DISK_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
+/// What was seen of the disk longer ago is not shown: it has not answered since.
+pub const DISK_LOOK_AGE_MAX: Duration = Duration::from_secs(10);
 /// Shortest grace before a message whose receivers are all online goes to the store (Design §6).
 pub const GRACE_MIN: Duration = Duration::from_millis(2);
 /// Longest grace (Design §6).
@@ -141,6 +176,8 @@ pub const REPORT_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const DOOR_LOG_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
 /// A TCP connection must bind, publish or join a door room within this time (Protocol §3).
 pub const BIND_WAIT: Duration = Duration::from_secs(30);
+/// How often the hub is told that a peer without frames is there: often enough for any idle time that makes sense.
+pub const HEARD_EVERY: Duration = Duration::from_millis(500);
 /// From the first byte of an HTTP head to its last (G1).
 pub const HTTP_HEAD_WAIT: Duration = Duration::from_secs(10);
 /// How long an HTTP connection may be silent between requests (G1).
@@ -151,6 +188,14 @@ pub const HTTP_BODY_WAIT: Duration = Duration::from_secs(30);
 pub const HTTP_WRITE_WAIT: Duration = Duration::from_secs(20);
 /// How long the drain after the last answer may take (G8).
 pub const HTTP_DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// How often a Socket.IO client pings (Protocol §3).
+pub const ENGINE_PING_INTERVAL: Duration = Duration::from_secs(25);
+/// How long after a missing ping a Socket.IO session ends (Protocol §3).
+pub const ENGINE_PING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an upgrade from polling to WebSocket may take before it is given up and polling goes on.
+pub const ENGINE_UPGRADE_WAIT: Duration = Duration::from_secs(10);
+/// How long a polling session that the server closes is kept for the poll that tells its client so.
+pub const ENGINE_CLOSE_WAIT: Duration = Duration::from_secs(30);
 /// Silence after which the kernel asks whether the peer is still there: with the next two, within 60 s (Protocol §3).
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
 /// Between two keep-alive probes.
@@ -202,4 +247,5 @@ const _: () = assert!(HTTP_HEAD_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(HTTP_DRAIN_WAIT.as_secs() < SHUTDOWN_WAIT.as_secs());
 const _: () = assert!(KEEPALIVE_IDLE.as_secs() + KEEPALIVE_PROBES as u64 * KEEPALIVE_INTERVAL.as_secs() <= 60);
 const _: () = assert!(ROOM_PING_EVERY.as_secs() * 2 < ROOM_GONE_AFTER.as_secs());
+const _: () = assert!(2 * PROOF_AFTER.as_secs() <= PROOF_AGE_MAX.as_secs());
 const _: () = assert!(DOOR_ANSWER_WAIT.as_secs() < OPENING_AGE_MAX.as_secs());

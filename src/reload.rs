@@ -20,6 +20,7 @@ use crate::server::listener::{ConnectionLimits, Permits};
 use crate::server::origin::OriginRule;
 use crate::server::rest::{Rest, RestTerms};
 use crate::server::rooms::{RoomTerms, Rooms};
+use crate::server::socketio::{SocketIo, SocketIoTerms};
 use crate::server::tcp::TcpServer;
 
 /// Reads the settings from all their places again, as at the start. The error names every mistake with its place.
@@ -39,6 +40,8 @@ pub struct Parts {
     pub rest: Arc<Rest>,
     /// WebSocketServer.
     pub rooms: Arc<Rooms>,
+    /// SocketIoServer.
+    pub socketio: Arc<SocketIo>,
 }
 
 /// What the hub decides by.
@@ -87,6 +90,17 @@ pub fn room_terms(config: &Config) -> RoomTerms {
 #[must_use]
 pub fn picture_bounds(config: &Config) -> pictures::Bounds {
     pictures::Bounds { bytes: config.door_pictures, life: config.door_picture_life }
+}
+
+/// What the phones' port serves by.
+#[must_use]
+pub fn socketio_terms(config: &Config) -> SocketIoTerms {
+    SocketIoTerms {
+        origins: origin_rule(config),
+        frame_max: config.limits.frame,
+        sessions_max: config.limits.connections,
+        language: config.language,
+    }
 }
 
 /// SIGHUP from now on. Before this is called it ends the process, so call it early: what comes before [`start`] waits for that.
@@ -161,13 +175,14 @@ impl Reloader {
 
     /// Can't fail: the values are whole, and nobody is asked.
     fn apply(&self, config: &Config) {
-        let Parts { handle, gate, permits, tcp, rest, rooms } = &self.parts;
+        let Parts { handle, gate, permits, tcp, rest, rooms, socketio } = &self.parts;
         gate.reconfigure(gate_terms(config));
         permits.reconfigure(connection_limits(config));
         tcp.reconfigure(config.limits.frame);
         rest.reconfigure(rest_terms(config));
         rooms.reconfigure(room_terms(config));
         handle.keep_pictures(picture_bounds(config));
+        socketio.reconfigure(socketio_terms(config));
         handle.reconfigure(hub_options(config), config.language);
     }
 }

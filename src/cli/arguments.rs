@@ -16,8 +16,14 @@ pub(super) enum Command {
     Version,
     /// `porter serve`.
     Serve,
+    /// `porter check`.
+    Check,
     /// `porter config`.
     Config,
+    /// `porter backup`.
+    Backup,
+    /// `porter restore`.
+    Restore,
     /// `porter token new`.
     TokenNew,
     /// `porter token import`.
@@ -51,13 +57,16 @@ pub(super) struct Spec {
 
 /// All commands, in the order of the help.
 pub(super) const COMMANDS: &[Spec] = &[
-    Spec { command: Command::Serve, name: "serve", options: &[], switches: &["accept-data-loss"], settings: None, words_max: 0 },
+    Spec { command: Command::Serve, name: "serve", options: &[], switches: &[], settings: None, words_max: 0 },
+    Spec { command: Command::Check, name: "check", options: &[], switches: &[], settings: None, words_max: 0 },
+    Spec { command: Command::Backup, name: "backup", options: &[], switches: &["overwrite"], settings: FOLDER, words_max: 1 },
+    Spec { command: Command::Restore, name: "restore", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
     Spec { command: Command::Config, name: "config", options: &[], switches: &[], settings: None, words_max: 0 },
-    Spec { command: Command::TokenNew, name: "token new", options: CLAIMS, switches: &[], settings: KEYRING, words_max: 0 },
-    Spec { command: Command::TokenImport, name: "token import", options: CLAIMS, switches: &[], settings: KEYRING, words_max: 0 },
-    Spec { command: Command::TokenInspect, name: "token inspect", options: &[], switches: &[], settings: KEYRING, words_max: 1 },
-    Spec { command: Command::TokenRevoke, name: "token revoke", options: &[], switches: &[], settings: KEYRING, words_max: 1 },
-    Spec { command: Command::TokenRevoked, name: "token revoked", options: &[], switches: &[], settings: KEYRING, words_max: 0 },
+    Spec { command: Command::TokenNew, name: "token new", options: CLAIMS, switches: &[], settings: FOLDER, words_max: 0 },
+    Spec { command: Command::TokenImport, name: "token import", options: CLAIMS, switches: &[], settings: FOLDER, words_max: 0 },
+    Spec { command: Command::TokenInspect, name: "token inspect", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
+    Spec { command: Command::TokenRevoke, name: "token revoke", options: &[], switches: &[], settings: FOLDER, words_max: 1 },
+    Spec { command: Command::TokenRevoked, name: "token revoked", options: &[], switches: &[], settings: FOLDER, words_max: 0 },
     Spec {
         command: Command::Publish,
         name: "pub",
@@ -77,7 +86,7 @@ pub(super) const COMMANDS: &[Spec] = &[
 ];
 
 const CLAIMS: &[&str] = &["role", "label", "alias", "expires"];
-const KEYRING: Option<&[&str]> = Some(&["data_dir", "log.level"]);
+const FOLDER: Option<&[&str]> = Some(&["data_dir", "log.level"]);
 
 /// A command line that fits its command.
 #[derive(Debug)]
@@ -254,13 +263,13 @@ mod tests {
 
     #[test]
     fn options_switches_settings_and_words_find_their_places() {
-        let a = read("serve --rest-port 1 --tcp.port=2 --accept-data-loss --config f").unwrap();
+        let a = read("serve --rest-port 1 --tcp.port=2 --config f").unwrap();
         assert_eq!(a.command, Command::Serve);
         assert_eq!(a.settings, [("rest.port", "1".to_owned()), ("tcp.port", "2".to_owned())]);
-        assert!(a.switch("accept-data-loss") && !a.switch("json"));
         assert_eq!(a.option("config"), Some("f"));
         let a = read("pub --topic a --topic b --json {}").unwrap();
         assert_eq!((a.all("topic").collect::<Vec<_>>(), a.words.clone()), (vec!["a", "b"], vec!["{}".to_owned()]));
+        assert!(a.switch("json") && !a.switch("quiet"));
         let a = read("token new --role device --label gate --data-dir d").unwrap();
         assert_eq!((a.command, a.required("role").unwrap(), a.settings.len()), (Command::TokenNew, "device", 1));
         assert!(a.required("expires").is_err());
@@ -277,8 +286,8 @@ mod tests {
             ("serve --rest-port 1 -h", Command::Help(Some(0))),
             ("help token", Command::Help(None)),
             ("token --help", Command::Help(None)),
-            ("help token new", Command::Help(Some(2))),
-            ("token new --help", Command::Help(Some(2))),
+            ("help token new", Command::Help(Some(5))),
+            ("token new --help", Command::Help(Some(5))),
             ("--version", Command::Version),
             ("-V", Command::Version),
         ] {
@@ -298,7 +307,7 @@ mod tests {
             ("serve --rest-prt 1", "'porter serve' has no option '--rest-prt'; did you mean '--rest-port'?"),
             ("serve now", "'now' is one word too many"),
             ("serve -x", "there is no option '-x'"),
-            ("serve --accept-data-loss=yes", "unexpected argument for option '--accept-data-loss': \"yes\""),
+            ("pub --json=yes", "unexpected argument for option '--json': \"yes\""),
             ("serve --rest-port", "missing argument for option '--rest-port'"),
             ("token new --rest-port 1", "'--rest-port' is a setting of 'porter serve' and means nothing to 'porter token new'"),
             ("pub --jsn", "'porter pub' has no option '--jsn'; did you mean '--json'?"),

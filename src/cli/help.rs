@@ -8,6 +8,9 @@ pub(super) fn text(of: Option<usize>) -> String {
     let Some(spec) = of.and_then(|at| COMMANDS.get(at)) else { return OVERVIEW.to_owned() };
     match spec.command {
         Command::Serve => format!("{SERVE}\nSettings as flags (*: a change needs a restart):\n{}", columns(config::flags())),
+        Command::Check => CHECK.to_owned(),
+        Command::Backup => BACKUP.to_owned(),
+        Command::Restore => RESTORE.to_owned(),
         Command::Config => CONFIG.to_owned(),
         Command::TokenNew => TOKEN_NEW.to_owned(),
         Command::TokenImport => TOKEN_IMPORT.to_owned(),
@@ -46,6 +49,9 @@ Porter: push and relay for the doors of residential communities.
 Usage: porter COMMAND [OPTION]…
 
   serve           run the server
+  check           look for what is wrong on this box, and say what mends it
+  backup          copy the database, also of a running server
+  restore         put a backup in the database's place
   config          show the settings in force, and where each comes from
   token new       make a token for a device or an administrator
   token import    admit a fixed string of an older installation as a token
@@ -64,7 +70,7 @@ Try it:
 ";
 
 const SERVE: &str = "\
-Usage: porter serve [--config FILE] [--accept-data-loss] [SETTING]…
+Usage: porter serve [--config FILE] [SETTING]…
 
 Runs the server until SIGTERM or SIGINT. Its log goes to the standard error. At the first start
 it makes the data folder and the master key that all tokens hang on. At SIGHUP it reads the file
@@ -74,12 +80,65 @@ A setting is a flag (--rest-port 9901), a variable (PORTER_REST_PORT=9901) or a 
 (--config FILE, PORTER_CONFIG=FILE, else porter.toml here); the first of these wins. What each one
 means, its unit and its default: porter config.
 
-  --accept-data-loss   start though stored messages are known to be lost; for one start
-
 Examples:
   porter serve
   porter serve --data-dir /var/lib/porter --auth-devices token
   PORTER_LOG_LEVEL=debug porter serve --config /etc/porter.toml
+";
+
+const CHECK: &str = "\
+Usage: porter check [--config FILE] [SETTING]…
+
+Looks at everything that 'porter serve' with the same flags, variables and file would rest on:
+settings, data folder and its files, key, database, ports, clock, disk, limits. It changes nothing.
+Run it as the account that the server runs under, before the first start or beside a running server.
+
+Each line is one finding: ok, warning or wrong. Under the last two stands what mends it: behind 'run'
+a command as it is to be typed, behind 'do' what no command can. The exit code is 0 if nothing is
+wrong, warnings or not, and 1 otherwise.
+
+The disk is measured for up to two seconds, the database read for up to a minute.
+
+Examples:
+  porter check
+  sudo -u porter porter check --config /etc/porter.toml --data-dir /var/lib/porter
+";
+
+const BACKUP: &str = "\
+Usage: porter backup FILE [--overwrite] [--config FILE] [--data-dir DIR]
+
+Copies the database to FILE, all of it as it is at one moment, and reads the copy back. A running
+server goes on meanwhile. Exit code 0: FILE is good. Otherwise there is no FILE, or the old one; a
+copy that is not finished is called FILE.unfinished, and the next backup to FILE replaces it.
+
+A backup holds aliases, subscriptions, waiting messages, reports and the door log. It does not hold
+master.key, revoked and imported: copy those once, and keep them where nobody else reads them.
+
+  --overwrite      replace FILE once the new copy is good
+  --data-dir DIR   where the database is
+
+Examples:
+  porter backup /mnt/usb/porter.db --overwrite
+  sudo -u porter porter backup /mnt/usb/porter-$(date +%F).db --data-dir /var/lib/porter
+";
+
+const RESTORE: &str = "\
+Usage: porter restore FILE [--config FILE] [--data-dir DIR]
+
+Puts a copy of the backup FILE in place of the database. No server may run on the data folder. A
+backup that is damaged, or of a newer porter, is refused and changes nothing; one of an older porter
+is brought up to date. The database that was there stays beside it, as porter.db.before-TIME.
+
+What came after the backup is not there: messages that are waiting since then are lost, and what
+was acknowledged since then comes again. Message numbers go on above all that were ever given out.
+Interrupted at any moment, by a power cut too, it leaves the old database or the new one in force.
+
+  --data-dir DIR   where the database is to be; made if it is missing
+
+Example:
+  systemctl stop porter
+  sudo -u porter porter restore /mnt/usb/porter.db --data-dir /var/lib/porter
+  systemctl start porter
 ";
 
 const CONFIG: &str = "\

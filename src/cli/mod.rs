@@ -4,7 +4,9 @@
 //! Exit codes: 0 done, 1 failed, 2 not understood.
 
 mod arguments;
+mod check;
 mod client;
+mod copies;
 mod help;
 mod tokens;
 
@@ -65,6 +67,9 @@ fn run(arguments: Vec<OsString>, out: &mut dyn Write) -> Result<ExitCode, Failur
         Command::Version => return show(out, concat!("porter ", env!("CARGO_PKG_VERSION"), "\n")),
         _ => {}
     }
+    if arguments.command == Command::Check {
+        return check::run(load(&arguments), out).map_err(Failure::Output);
+    }
     let effective = load(&arguments).map_err(Failure::Failed)?;
     if arguments.command == Command::Config {
         effective.warnings.iter().for_each(|warning| tell(warning));
@@ -78,6 +83,8 @@ fn run(arguments: Vec<OsString>, out: &mut dyn Write) -> Result<ExitCode, Failur
     }
     let config = effective.config;
     match arguments.command {
+        Command::Backup => copies::backup(&arguments, &config, out),
+        Command::Restore => copies::restore(&arguments, &config, out),
         Command::Publish => client::publish(&arguments, &config, out),
         Command::Subscribe => client::subscribe(&arguments, &config, out),
         _ => tokens::run(&arguments, &config, out),
@@ -97,12 +104,10 @@ fn load(arguments: &Arguments) -> Result<Effective, String> {
         Err(e) => return Err(format!("{shown}: {e}")),
     };
     let layers = Layers { file, variables, flags: arguments.settings.clone() };
-    let mut effective = Effective::new(&layers).map_err(|mistakes| {
+    Effective::new(&layers).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         lines.join("\n")
-    })?;
-    effective.config.accept_data_loss = arguments.switch("accept-data-loss");
-    Ok(effective)
+    })
 }
 
 /// The text of a file of settings.

@@ -159,6 +159,22 @@ impl Aliases {
         key
     }
 
+    /// Adds what the store knew of an alias that came before that was known.
+    pub(super) fn restore_known(&mut self, key: AliasKey, record: AliasRecord) -> AliasKey {
+        let entry = self.get_mut(key);
+        entry.id = Some(record.id);
+        entry.saved = true;
+        entry.first_seen = entry.first_seen.min(record.first_seen);
+        entry.saved_seen = record.last_seen_service;
+        entry.transport = entry.transport.or(record.transport);
+        entry.info = entry.info.take().or(record.info);
+        if entry.sessions.is_empty() {
+            entry.last_seen = record.last_seen;
+            entry.last_seen_service = record.last_seen_service;
+        }
+        key
+    }
+
     /// The entry of a known alias.
     pub(super) fn get(&self, key: AliasKey) -> &AliasEntry {
         self.entries.get(key.0).expect("keys are dropped before their alias is forgotten")

@@ -12,7 +12,7 @@ use crate::hub::storage::{PageRequest, Trouble};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_DELIVERIES_MAX, PAGES_IN_FLIGHT_MAX};
 use crate::names::{Alias, LinkId, Mid};
 use crate::protocol::frame::{Message, Num, Reply};
-use crate::protocol::refusal::Refusal;
+use crate::protocol::refusal::{Code, Refusal};
 
 /// Links that have gone and still stand in a queue: so many are not worth looking for.
 const GONE_MAX: usize = 1_024;
@@ -80,6 +80,10 @@ impl Pages {
             self.waiting.retain(|id| is_alive(*id));
             self.failed.retain(|id| is_alive(*id));
         }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     fn has_place(&self) -> bool {
@@ -268,6 +272,10 @@ impl Hub {
     /// 4.
     pub(super) fn pull(&mut self, id: LinkId, named: Option<&Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
         let (key, _) = self.bind(id, named, fx)?;
+        if self.uninformed {
+            self.end_binding_pull(id, Mid::ZERO);
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
         let seen = self.links.find_mut(id).map(|link| std::mem::take(&mut link.pulled)).unwrap_or_default();
         for mid in seen {
             self.acknowledge_one(id, key, mid, fx);

@@ -11,7 +11,7 @@ use crate::hub::pending::{Pending, Stage};
 use crate::hub::publish::key_record;
 use crate::hub::storage::{Batch, Change, DeliveryState, Outcome, Owed, ReportLine, Stamp, Trouble};
 use crate::hub::waiting::{self, Stored};
-use crate::limits::{COMMIT_WAIT_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_ROWS_MAX};
+use crate::limits::{COMMIT_WAIT_MAX, PROOF_AFTER, TRANSACTION_BYTES_MAX, TRANSACTION_ROWS_MAX};
 use crate::names::{LinkId, Mid};
 use crate::protocol::frame::Reply;
 use crate::protocol::refusal::{Code, Refusal};
@@ -65,7 +65,7 @@ impl Hub {
     pub fn begin_batch(&mut self, now: crate::hub::Now, fx: &mut Effects) {
         self.now = now;
         let gather = &self.gather;
-        let something = !gather.messages.is_empty() || gather.waiting_changes() > 0;
+        let something = !gather.messages.is_empty() || gather.waiting_changes() > 0 || gather.proof_wanted;
         let due = if gather.is_storing() { something } else { self.now.mono >= gather.probe_at };
         if gather.in_flight.is_some() || !due {
             return;
@@ -77,7 +77,8 @@ impl Hub {
         let mut changes = self.gather.take(most);
         let queued = changes.len();
         let mids = if self.gather.is_storing() { self.take_messages(number, &mut changes) } else { Vec::new() };
-        if changes.is_empty() && self.gather.is_storing() {
+        let proves = std::mem::take(&mut self.gather.proof_wanted);
+        if changes.is_empty() && self.gather.is_storing() && !proves {
             return;
         }
         let stamp = Stamp { service: self.now.service, wall: self.now.wall };
@@ -134,6 +135,7 @@ impl Hub {
     /// What became of the batch in flight.
     pub(super) fn stored(&mut self, number: u64, outcome: Outcome, fx: &mut Effects) {
         let Some(flight) = self.gather.in_flight.take_if(|flight| flight.batch.number == number) else { return };
+        self.counters.commit_time.add(self.now.mono.saturating_sub(flight.since));
         match outcome {
             Outcome::Committed { refused, storing } => self.committed(&flight, &refused, storing, fx),
             Outcome::Failed(trouble) => self.failed(flight, trouble, fx),
@@ -168,7 +170,28 @@ impl Hub {
                 self.message_committed(mid, fx);
             }
         }
+        if storing {
+            self.gather.proved_at = Some(self.now.mono);
+        }
         self.set_health(if storing { Health::Storing } else { Health::Full });
+    }
+
+    /// Has an empty transaction written where none was committed for [`PROOF_AFTER`]: that the store can be written is only known by
+    /// writing. Returns whether that is still to be shown. However many ask, one is under way at most, and none follows a commit
+    /// before that time is over again: an idle server must not wear its disk out.
+    pub fn prove_storing(&mut self, now: crate::hub::Now) -> bool {
+        self.now = now;
+        let wanted = self.lacks_proof(now);
+        self.gather.proof_wanted |= wanted && self.gather.in_flight.is_none();
+        wanted
+    }
+
+    /// Whether nothing was committed for so long that it is unknown whether the store can be written. A store that is known to fail
+    /// is tried each second anyway.
+    #[must_use]
+    pub fn lacks_proof(&self, now: crate::hub::Now) -> bool {
+        let is_recent = |at: u64| now.mono.saturating_sub(at) < PROOF_AFTER.as_micros() as u64;
+        self.gather.is_storing() && !self.gather.proved_at.is_some_and(is_recent)
     }
 
     fn message_committed(&mut self, mid: Mid, fx: &mut Effects) {
@@ -178,7 +201,9 @@ impl Hub {
             self.bodies -= message.body.len() as u64;
         } else {
             let bytes = u32::try_from(message.body.len()).unwrap_or(u32::MAX);
-            self.waiting.add(mid, Stored { expires: message.expires, left: pending.left, bytes, sent: pending.sent });
+            let waited_ms = self.now.mono.saturating_sub(pending.sent) / 1_000;
+            let since = u32::try_from(self.now.service.saturating_sub(waited_ms) / 1_000).unwrap_or(u32::MAX);
+            self.waiting.add(mid, Stored { expires: message.expires, left: pending.left, bytes, sent: pending.sent, since });
             if message.receipt {
                 self.waiting.set_receipt(mid, message.publisher.clone());
             }
@@ -213,6 +238,7 @@ impl Hub {
         for receiver in &pending.receivers {
             if self.aliases.try_get(receiver.alias).is_some() && waiting::remove(&mut self.aliases.get_mut(receiver.alias).owed, mid) {
                 self.deliveries -= 1;
+                self.counters.not_stored += 1;
             }
             self.forget_if_empty(receiver.alias);
         }
@@ -251,6 +277,13 @@ impl Hub {
                 self.give_up_hold(id, fx);
                 self.run_backlog(id, fx);
             }
+        }
+    }
+
+    /// The store has found the disk full by itself. Of a transaction in flight the outcome will tell.
+    pub(super) fn store_full(&mut self) {
+        if self.gather.in_flight.is_none() {
+            self.set_health(Health::Full);
         }
     }
 

@@ -1,14 +1,15 @@
 //! Doors: who stands in which door room, who is told to open, and what came of it (Protocol §7). Live only: nothing is replayed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::hub::Hub;
 use crate::hub::effects::{DoorTarget, Effect, Effects};
 use crate::hub::links::Link;
+use crate::hub::openings::{OpenedDoor, Opener, Openings};
 use crate::hub::storage::{Change, DoorEntry};
-use crate::limits::{DOOR_ANSWER_WAIT, DOOR_LOG_WAITING_MAX, OPENING_AGE_MAX, OPENINGS_PENDING_MAX, ROOMS_PER_LINK_MAX};
-use crate::names::{LinkId, RoomName, Transport, UserName};
+use crate::limits::{DOOR_ANSWER_WAIT, DOOR_LOG_WAITING_MAX, OPENING_AGE_MAX, ROOMS_PER_LINK_MAX};
+use crate::names::{LinkId, RoomName, Transport};
 use crate::protocol::frame::{DoorAnswer, DoorFrame, DoorKind, Num, Reply};
 use crate::protocol::refusal::{Code, Refusal};
 
@@ -19,8 +20,7 @@ const STALE: Refusal = Refusal::new(Code::Unavailable, "t");
 #[derive(Debug, Default)]
 pub(super) struct Doors {
     rooms: HashMap<RoomName, Vec<Member>>,
-    /// Oldest first: all wait equally long.
-    openings: VecDeque<OpenedDoor>,
+    openings: Openings,
 }
 
 /// One member of a door room, once, be it as a phone, as a door or as both.
@@ -28,34 +28,6 @@ pub(super) struct Doors {
 struct Member {
     link: LinkId,
     is_door: bool,
-}
-
-/// An opening without a result.
-#[derive(Debug)]
-struct OpenedDoor {
-    room: RoomName,
-    user: UserName,
-    /// Its number in the door log, if it has an entry there.
-    log_id: Option<u64>,
-    /// Who wants the result.
-    opener: Option<Opener>,
-    /// Doors that got the frame and have not said no.
-    doors: Vec<LinkId>,
-    /// How many there were.
-    reached: usize,
-    /// What the last door that said no gave as its reason.
-    reason: Option<Box<str>>,
-    refused: bool,
-    /// Monotonic, µs.
-    deadline: u64,
-}
-
-#[derive(Debug)]
-struct Opener {
-    link: LinkId,
-    num: Option<Num>,
-    /// REST is told how many doors were reached.
-    is_rest: bool,
 }
 
 impl Doors {
@@ -72,14 +44,14 @@ impl Doors {
         self.rooms.get(room).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether an opening of that link has no result yet.
-    pub(super) fn owe_result(&self, link: LinkId) -> bool {
-        self.openings.iter().any(|opening| opening.opener.as_ref().is_some_and(|opener| opener.link == link))
+    /// Openings without a result.
+    pub(super) fn pending(&self) -> usize {
+        self.openings.len()
     }
 
     /// When the oldest opening is answered `no_answer`: monotonic, µs.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        self.openings.front().map(|opening| opening.deadline)
+        self.openings.next_deadline()
     }
 }
 
@@ -141,6 +113,11 @@ impl Hub {
         let is_rest = link.transport == Transport::Rest;
         let wants_result = if is_rest { frame.wait } else { link.gets_notices() };
         let opener = wants_result.then(|| Opener { link: id, num: num.clone(), is_rest });
+        if opener.is_some()
+            && let Some(link) = self.links.find_mut(id)
+        {
+            link.openings += 1;
+        }
         let doors = self.reach_doors(id, &frame, fx);
         if is_rest && !frame.wait {
             fx.reply(id, Reply::DoorsReached { doors: doors.len(), num });
@@ -155,10 +132,8 @@ impl Hub {
         if opening.reached == 0 {
             self.settle(opening, false, Some("no_door".into()), fx);
         } else {
-            self.doors.openings.push_back(opening);
-            if self.doors.openings.len() > OPENINGS_PENDING_MAX {
-                self.settle_oldest(fx);
-            }
+            let evicted = self.doors.openings.add(opening);
+            self.settle_unanswered(evicted, fx);
         }
         Ok(())
     }
@@ -237,10 +212,8 @@ impl Hub {
     pub(super) fn door_answer(&mut self, id: LinkId, answer: &DoorAnswer, fx: &mut Effects) -> Result<(), Refusal> {
         let mut settled = Vec::new();
         let mut matched = false;
-        for (index, opening) in self.doors.openings.iter_mut().enumerate() {
-            if opening.room != answer.room || opening.user != answer.user || !opening.doors.contains(&id) {
-                continue;
-            }
+        for number in self.doors.openings.alike(&answer.room, &answer.user) {
+            let Some(opening) = self.doors.openings.get_mut(number).filter(|opening| opening.doors.contains(&id)) else { continue };
             matched = true;
             if !answer.ok {
                 opening.refused = true;
@@ -248,14 +221,14 @@ impl Hub {
                 opening.doors.retain(|door| *door != id);
             }
             if answer.ok || opening.doors.is_empty() {
-                settled.push(index);
+                settled.push(number);
             }
         }
         if !matched {
             log::info!("door_answer_unasked room={} user={} ok={}", answer.room, answer.user, answer.ok);
         }
-        for index in settled.into_iter().rev() {
-            if let Some(opening) = self.doors.openings.remove(index) {
+        for number in settled {
+            if let Some(opening) = self.doors.openings.take(number) {
                 self.settle(opening, answer.ok, answer.reason.clone(), fx);
             }
         }
@@ -270,14 +243,17 @@ impl Hub {
         let Some(Opener { link, num, is_rest }) = opening.opener else { return };
         let doors = is_rest.then_some(opening.reached);
         fx.reply(link, Reply::DoorResult { room: opening.room, user: opening.user, ok, reason, doors, num });
+        let Some(opener) = self.links.find_mut(link) else { return };
+        opener.openings -= 1;
         // Perhaps its last answer; looked at after this turn's frames, since some of them may be its own.
-        if self.link(link).is_some_and(|link| link.finished) {
+        if opener.finished {
             self.deferred.push_back(link);
         }
     }
 
-    fn settle_oldest(&mut self, fx: &mut Effects) {
-        if let Some(mut opening) = self.doors.openings.pop_front() {
+    /// An opening that no door has settled has waited long enough, or must make way for others.
+    fn settle_unanswered(&mut self, opening: Option<OpenedDoor>, fx: &mut Effects) {
+        if let Some(mut opening) = opening {
             let reason = if opening.refused { opening.reason.take() } else { Some("no_answer".into()) };
             self.settle(opening, false, reason, fx);
         }
@@ -286,7 +262,8 @@ impl Hub {
     /// Openings that no door answered in time.
     pub(super) fn end_openings(&mut self, fx: &mut Effects) {
         while self.doors.next_deadline().is_some_and(|deadline| deadline <= self.now.mono) {
-            self.settle_oldest(fx);
+            let oldest = self.doors.openings.take_oldest();
+            self.settle_unanswered(oldest, fx);
         }
     }
 

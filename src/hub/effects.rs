@@ -99,6 +99,8 @@ pub enum Closing {
     BadToken,
     /// A line over the limit.
     TooLarge,
+    /// It asked for its end.
+    Left,
     /// Its peer has sent its last frame, and all of them are answered.
     Finished,
 }
@@ -116,6 +118,7 @@ impl Closing {
             Closing::Dead => "dead",
             Closing::BadToken => "bad_token",
             Closing::TooLarge => "too_large",
+            Closing::Left => "left",
             Closing::Finished => "finished",
         }
     }

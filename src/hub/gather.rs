@@ -57,6 +57,10 @@ pub(super) struct Gather {
     pub probe_at: u64,
     /// Door log entries among `changes`.
     door_entries: usize,
+    /// When a transaction was last committed and more than deletions could be written: monotonic, µs. Opening the store wrote one.
+    pub proved_at: Option<u64>,
+    /// The next transaction is written also if it is empty.
+    pub proof_wanted: bool,
 }
 
 impl Gather {
@@ -71,6 +75,8 @@ impl Gather {
             health: if is_storing { Health::Storing } else { Health::Full },
             probe_at: 0,
             door_entries: 0,
+            proved_at: is_storing.then_some(0),
+            proof_wanted: false,
         }
     }
 

@@ -61,6 +61,9 @@ impl Keys {
 
     pub(super) fn restore(&mut self, record: &KeyRecord) {
         let hash = self.hash(&record.publisher, &record.id);
+        if self.by_hash.contains_key(&hash) {
+            return;
+        }
         let published = Published { mid: record.mid, online: record.online, stored: record.stored };
         self.begin(hash, published, record.at);
         self.answer(hash, published);

@@ -35,7 +35,7 @@ pub(super) struct Link {
     pub alias: Option<AliasKey>,
     /// Monotonic, µs.
     pub opened: u64,
-    /// Monotonic, µs: the last frame.
+    /// Monotonic, µs: the last frame, or another sign of life.
     pub heard: u64,
     /// Everything owed up to here was pushed to it.
     pub cursor: Mid,
@@ -48,6 +48,8 @@ pub(super) struct Link {
     pub missed: u8,
     /// Publishes without an answer.
     pub unanswered: u32,
+    /// Openings whose result it is owed.
+    pub openings: u32,
     /// Door rooms it has joined.
     pub rooms: Vec<RoomName>,
     /// What the previous pull returned: the next one acknowledges it.
@@ -58,7 +60,7 @@ pub(super) struct Link {
     pub backlog: VecDeque<Request>,
     /// A batch was handed over and the link has not been told that it is done.
     pub owes_ready: bool,
-    /// When the batch was read: monotonic, µs.
+    /// When the batch came: monotonic, µs.
     pub batch_at: u64,
     /// No further frame will come: it ends when all are answered.
     pub finished: bool,
@@ -118,6 +120,7 @@ impl Link {
             ack_mean: 0,
             missed: 0,
             unanswered: 0,
+            openings: 0,
             rooms: Vec::new(),
             pulled: Vec::new(),
             hold: None,

@@ -2,8 +2,8 @@
 //!
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
-//! `pending`, `gather`, `keys`, `live_only`, `presence`, `rooms`); *flows* are what the [`Hub`], who alone sees all parts, does with them
-//! (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
+//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`, `rooms`); *flows* are what the [`Hub`], who alone sees
+//! all parts, does with them (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
 pub mod access;
 mod aliases;
@@ -11,12 +11,14 @@ mod catch_up;
 mod commits;
 mod deliveries;
 mod door;
+pub mod durations;
 pub mod effects;
 pub mod gather;
 mod hash;
 mod keys;
 pub mod links;
 mod live_only;
+mod openings;
 mod pending;
 mod presence;
 mod publish;
@@ -83,13 +85,15 @@ pub enum Input {
         link: LinkId,
         /// At most [`crate::limits::BATCH_FRAMES_MAX`].
         frames: Vec<Request>,
-        /// When they were read: monotonic, µs.
+        /// When they came: monotonic, µs.
         at: u64,
     },
     /// The peer has closed its sending side: the link ends when all its frames are answered.
     Finished(LinkId),
     /// The link is gone.
     Gone(LinkId),
+    /// Its peer has said something that is no frame, such as a ping or a blank line, or reads what waits for it: it is there.
+    Heard(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
     Congested {
         /// Which link.
@@ -129,6 +133,8 @@ pub enum Input {
     },
     /// A new block of mids is reserved: all below this one may be given out. `None`: it could not be written.
     Block(Option<Mid>),
+    /// The store has found the disk full between two transactions.
+    StoreFull,
 }
 
 /// What the hub decides by, from the configuration.
@@ -167,6 +173,8 @@ pub struct Hub {
     /// Links whose frames wait for that.
     deferred: VecDeque<LinkId>,
     counters: Counters,
+    /// What is stored is not known yet: see `restore`.
+    uninformed: bool,
 }
 
 /// The mids that may be given out (Design §6, mids).
@@ -205,6 +213,7 @@ impl Hub {
             fan_out: None,
             deferred: VecDeque::new(),
             counters: Counters::default(),
+            uninformed: false,
             options,
         }
     }
@@ -228,6 +237,7 @@ impl Hub {
         match input {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
             Input::Finished(link) => self.finish(link, fx),
+            Input::Heard(link) => self.heard(link),
             Input::Gone(link) => self.end_link(link, fx),
             Input::Congested { link, from } => self.congested(link, from),
             Input::Drained(link) => {
@@ -240,6 +250,7 @@ impl Hub {
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
             Input::Page { ticket, messages } => self.page(ticket, messages, fx),
             Input::Block(end) => self.mids.extend(end),
+            Input::StoreFull => self.store_full(),
         }
         self.close_members(fx);
     }
@@ -308,7 +319,7 @@ impl Hub {
     fn batch_done(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.find_mut(id) else { return };
         let idle = link.hold.is_none() && link.backlog.is_empty();
-        if link.finished && idle && link.unanswered == 0 && !self.doors.owe_result(id) {
+        if link.finished && idle && link.unanswered == 0 && link.openings == 0 {
             self.close(id, Closing::Finished, fx);
             return;
         }
@@ -326,8 +337,15 @@ impl Hub {
         }
     }
 
+    fn heard(&mut self, id: LinkId) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.heard = self.now.mono;
+        }
+    }
+
     fn frame(&mut self, id: LinkId, request: Request, fx: &mut Effects) {
         let num = request.num;
+        let has_no_answer = request.body.has_no_answer();
         let refused = match request.body {
             Body::Acknowledge { alias, mids } => self.acknowledge(id, alias.as_ref(), &mids, fx),
             Body::Bind { kind, alias, extended } => self.bind_frame(id, kind, alias.as_ref(), extended, num.clone(), fx),
@@ -342,10 +360,17 @@ impl Hub {
                 fx.reply(id, Reply::ServerInfo { counts: self.room_counts(), num: num.clone() });
                 Ok(())
             }
+            Body::Status { alias } => self.tell_status(id, alias, num.clone(), fx),
+            Body::Leave => {
+                fx.reply(id, Reply::Done { num });
+                return self.close(id, Closing::Left, fx);
+            }
             Body::Refused(refusal) => Err(refusal),
         };
-        if let Err(refusal) = refused {
-            self.refuse(id, refusal, num, fx);
+        match refused {
+            Err(refusal) => self.refuse(id, refusal, num, fx),
+            Ok(()) if has_no_answer && num.as_ref().is_some_and(Num::wants_acknowledgement) => fx.reply(id, Reply::Done { num }),
+            Ok(()) => {}
         }
     }
 
@@ -363,6 +388,10 @@ impl Hub {
 
     /// Ends a link of our own accord.
     fn close(&mut self, id: LinkId, why: Closing, fx: &mut Effects) {
+        // A request whose token ends while it waits is answered with that.
+        if why == Closing::BadToken && self.link(id).is_some_and(|link| link.transport == Transport::Rest) {
+            self.counters.count_refusal(Code::BadToken);
+        }
         self.end_link(id, fx);
         fx.list.push(Effect::Close(id, why));
     }
@@ -442,5 +471,5 @@ fn runs_between_slices(body: &Body) -> bool {
 /// Whether a batch goes to the door lane: it holds an 8, -8, 9 or 10 (Design §6).
 #[must_use]
 pub fn takes_door_lane(frames: &[Request]) -> bool {
-    frames.iter().any(|request| matches!(request.body, Body::Door(_) | Body::DoorAnswer(_)))
+    frames.iter().any(|request| request.body.is_door_frame())
 }

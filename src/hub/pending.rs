@@ -92,6 +92,10 @@ impl Pendings {
         self.by_mid.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_mid.len()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -48,6 +48,11 @@ impl Hub {
                 return Err(Refusal::new(Code::RateLimited, "limits.publish_rate"));
             }
         }
+        let is_to_topics = matches!(publish.to, Receivers::Topics(_));
+        if self.uninformed && (is_to_topics || publish.id.is_some()) {
+            // Who subscribes, and which keys were used, is not known.
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
         let key = publish.id.as_deref().map(|key| self.key_of(id, key));
         if let Some(key) = &key
             && self.is_repeat(id, key.hash, &num, fx)

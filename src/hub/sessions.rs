@@ -122,8 +122,38 @@ impl Hub {
     /// 3.
     pub(super) fn topics(&mut self, id: LinkId, named: Option<&Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
         let key = self.bound(id, named)?;
+        if self.uninformed {
+            return Err(Refusal::new(Code::Unavailable, ""));
+        }
         fx.reply(id, Reply::Topics { num, topics: self.aliases.topics(key) });
         Ok(())
+    }
+
+    /// Whether an alias is online, for any that asks; one never seen is offline.
+    pub(super) fn tell_status(&mut self, id: LinkId, named: Option<Alias>, num: Option<Num>, fx: &mut Effects) -> Result<(), Refusal> {
+        let bound = self.link(id).and_then(|link| link.alias).map(|key| self.aliases.get(key).name.clone());
+        let alias = named.or(bound).ok_or(Refusal::new(Code::MissingField, "alias"))?;
+        let (topics, online) = self.alias_status(&alias);
+        fx.reply(id, Reply::Status { alias, topics, online, num });
+        Ok(())
+    }
+
+    /// Binds a link by what came before its first frame, such as `?alias=` (Protocol §8): as a connect does, without its answer.
+    ///
+    /// # Errors
+    /// As those of a connect; the link then stays as it is.
+    pub fn bind_at_opening(&mut self, now: super::Now, id: LinkId, alias: &Alias, fx: &mut Effects) -> Result<(), Refusal> {
+        self.now = now;
+        self.bind(id, Some(alias), fx).inspect_err(|refusal| self.counters.count_refusal(refusal.code))?;
+        self.resend(id);
+        Ok(())
+    }
+
+    /// The link gets the frames marked (ext).
+    pub fn extend(&mut self, id: LinkId) {
+        if let Some(link) = self.links.find_mut(id) {
+            link.extended = true;
+        }
     }
 
     /// The bound alias of a link, for the frames that change what is stored of it.
@@ -239,10 +269,10 @@ impl Hub {
         }
     }
 
-    /// Forgets an alias of which nothing is known that would be missed. Not during a fan-out, whose list may name it: then
-    /// the walk over all aliases does it.
+    /// Forgets an alias of which nothing is known that would be missed. Not during a fan-out, whose list may name it, nor before all
+    /// that is stored of it is known: then the walk over all aliases does it.
     pub(super) fn forget_if_empty(&mut self, key: AliasKey) {
-        if self.fan_out.is_some() || self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
+        if self.fan_out.is_some() || self.uninformed || self.aliases.try_get(key).is_none_or(|entry| !entry.is_forgettable()) {
             return;
         }
         if let Some(id) = self.aliases.forget(key).and_then(|entry| entry.id) {

@@ -357,7 +357,7 @@ impl World {
     }
 
     fn reply(&mut self, link: LinkId, reply: Reply) {
-        let number = |num: &Option<Num>| num.as_ref().map(|num| num.0.parse::<u64>().unwrap());
+        let number = |num: &Option<Num>| num.as_ref().map(|num| num.text.parse::<u64>().unwrap());
         match reply {
             Reply::Published(published, num) => {
                 let number = number(&num).expect("each publish has one");
@@ -486,6 +486,7 @@ impl Hub {
         let pending = self.pending.bytes() as u64;
         assert_eq!(self.bodies, owed.keys().map(bytes).sum::<u64>() + pending, "bodies");
         assert!(self.pending.bytes() <= UNCOMMITTED_BYTES_MAX);
+        self.waiting.check_ages();
     }
 }
 

@@ -1,8 +1,11 @@
 //! What the hub can tell about itself: counts, pages and single aliases, for info, console and metrics (Protocol §10).
 
-use crate::hub::Hub;
-use crate::hub::gather::Health;
+use std::time::Duration;
+
+use crate::hub::durations::Durations;
+use crate::hub::gather::{Gather, Health};
 use crate::hub::storage::{DeliveryState, ReportLine};
+use crate::hub::{Hub, Now};
 use crate::names::{Alias, Mid, Topic, Transport};
 use crate::protocol::frame::RoomCounts;
 use crate::protocol::refusal::Code;
@@ -26,6 +29,8 @@ pub struct Counters {
     pub recalled: u64,
     /// Deliveries whose row was missing.
     pub lost: u64,
+    /// Deliveries that ended because the store did not take their message: its publisher heard `unavailable`.
+    pub not_stored: u64,
     /// Door frames 8 handed on.
     pub openings: u64,
     /// Door frames 8 that were too old to hand on.
@@ -38,6 +43,8 @@ pub struct Counters {
     pub commits: u64,
     /// Transactions that failed.
     pub failed_commits: u64,
+    /// How long transactions took, failed ones as well, from the hub's handing them over to its hearing their outcome.
+    pub commit_time: Durations,
     /// Refusals by code.
     refusals: [u64; 14],
 }
@@ -84,7 +91,67 @@ pub struct Load {
     pub health: Health,
 }
 
+/// What is under way, each within its bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queues {
+    /// Publishes without their `-6`.
+    pub publishes: usize,
+    /// Messages that wait for the next transaction.
+    pub commit_messages: usize,
+    /// Changes other than messages that wait for it.
+    pub commit_changes: usize,
+    /// Entries of the door log among those.
+    pub door_log: usize,
+    /// Pages that are being read from the store.
+    pub pages: usize,
+    /// Links that a slice of a large fan-out holds back.
+    pub deferred_links: usize,
+    /// Openings without a result.
+    pub openings: usize,
+}
+
+/// How the store does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreState {
+    /// Whether it can be written, as far as is known.
+    pub health: Health,
+    /// How long ago a transaction was last committed while more than deletions could be written; `None`: never.
+    pub proved: Option<Duration>,
+    /// How long the transaction in flight has taken so far.
+    pub in_flight: Option<Duration>,
+}
+
 impl Hub {
+    /// How the store does.
+    #[must_use]
+    pub fn store_state(&self, now: Now) -> StoreState {
+        let since = |at: u64| Duration::from_micros(now.mono.saturating_sub(at));
+        let Gather { health, proved_at, in_flight, .. } = &self.gather;
+        StoreState { health: *health, proved: proved_at.map(since), in_flight: in_flight.as_ref().map(|flight| since(flight.since)) }
+    }
+
+    /// What is under way.
+    #[must_use]
+    pub fn queues(&self) -> Queues {
+        Queues {
+            publishes: self.pending.len(),
+            commit_messages: self.gather.messages.len(),
+            commit_changes: self.gather.waiting_changes(),
+            door_log: self.gather.door_entries(),
+            pages: self.pages.in_flight(),
+            deferred_links: self.deferred.len(),
+            openings: self.doors.pending(),
+        }
+    }
+
+    /// How long ago the oldest stored message that somebody is still owed was published, in service time and whole seconds; zero if
+    /// there is none.
+    #[must_use]
+    pub fn oldest_waits(&self, now: Now) -> Duration {
+        let age = |since: u32| (now.service / 1_000).saturating_sub(u64::from(since));
+        Duration::from_secs(self.waiting.oldest().map_or(0, age))
+    }
+
     /// The counts of frame 7.
     pub(super) fn room_counts(&self) -> RoomCounts {
         RoomCounts { channels: self.sizes().channel, ..self.rooms.counts() }

@@ -284,6 +284,8 @@ pub enum Restored {
         mid: Mid,
         /// Service time, ms.
         expires: u64,
+        /// When it was published: wall clock, ms.
+        ts: u64,
         /// Bytes of its body.
         bytes: u32,
         /// Whether a report is kept.

@@ -3,6 +3,7 @@
 mod catch_up;
 mod door;
 mod ending;
+mod late;
 mod links;
 pub(super) mod model;
 mod publish;

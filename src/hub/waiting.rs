@@ -4,7 +4,7 @@
 //! receivers until they are next looked at ([`purge`]), so that ending a message costs the same for one receiver and a thousand.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use crate::hub::hash::NumberMap;
 use crate::names::{Alias, Mid};
@@ -20,7 +20,11 @@ pub(super) struct Stored {
     pub bytes: u32,
     /// When it was pushed: monotonic, µs; 0: by an earlier process.
     pub sent: u64,
+    /// When it was published: service time, s.
+    pub since: u32,
 }
+
+const _: () = assert!(size_of::<Stored>() <= 32, "there may be a million of them (Design §6)");
 
 /// All committed messages that somebody is still owed.
 #[derive(Debug, Default)]
@@ -28,6 +32,8 @@ pub(super) struct Waiting {
     stored: NumberMap<Mid, Stored>,
     /// May name messages that have ended; rebuilt when those are the more.
     expiry: BinaryHeap<Reverse<(u64, Mid)>>,
+    /// How many messages were published in which second: the first is that of the oldest.
+    ages: BTreeMap<u32, u32>,
     /// Whose receipts: the few messages that asked for them.
     receipts: NumberMap<Mid, Option<Alias>>,
     /// Messages that have expired.
@@ -53,7 +59,10 @@ impl Waiting {
     }
 
     pub(super) fn add(&mut self, mid: Mid, stored: Stored) {
-        self.stored.insert(mid, stored);
+        if let Some(before) = self.stored.insert(mid, stored) {
+            self.count_out(before);
+        }
+        *self.ages.entry(stored.since).or_default() += 1;
         if self.expiry.len() > 2 * self.stored.len() + 1_024 {
             let stored = &self.stored;
             self.expiry.retain(|Reverse((_, mid))| stored.contains_key(mid));
@@ -83,7 +92,31 @@ impl Waiting {
 
     pub(super) fn remove(&mut self, mid: Mid) -> Option<Stored> {
         self.receipts.remove(&mid);
-        self.stored.remove(&mid)
+        let stored = self.stored.remove(&mid)?;
+        self.count_out(stored);
+        Some(stored)
+    }
+
+    fn count_out(&mut self, stored: Stored) {
+        if let Some(count) = self.ages.get_mut(&stored.since) {
+            *count -= 1;
+            if *count == 0 {
+                self.ages.remove(&stored.since);
+            }
+        }
+    }
+
+    /// Counts the ages again.
+    #[cfg(test)]
+    pub(super) fn check_ages(&self) {
+        let mut ages: BTreeMap<u32, u32> = BTreeMap::new();
+        self.stored.values().for_each(|stored| *ages.entry(stored.since).or_default() += 1);
+        assert_eq!(self.ages, ages);
+    }
+
+    /// When the oldest was published: service time, s.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.ages.first_key_value().map(|(since, _)| *since)
     }
 
     /// Takes out one message whose time was over at `service`, if there is one; with it, whether a report is kept.
@@ -94,6 +127,7 @@ impl Waiting {
             }
             self.expiry.pop();
             if let Some(stored) = self.stored.remove(&mid) {
+                self.count_out(stored);
                 self.expired += 1;
                 return Some((mid, stored, self.receipts.remove(&mid).is_some()));
             }
@@ -120,4 +154,33 @@ pub(super) fn remove(owed: &mut VecDeque<Mid>, mid: Mid) -> bool {
 pub(super) fn purge(owed: &mut VecDeque<Mid>, is_alive: impl Fn(Mid) -> bool) {
     owed.retain(|&mid| is_alive(mid));
     owed.shrink_to(2 * owed.len());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(since: u32, expires: u64) -> Stored {
+        Stored { expires, left: 2, bytes: 1, sent: 0, since }
+    }
+
+    #[test]
+    fn the_oldest_is_known_however_messages_end() {
+        let mut waiting = Waiting::default();
+        assert_eq!(waiting.oldest(), None);
+        for (mid, since, expires) in [(1, 7, 500), (2, 5, 900), (3, 5, 100), (4, 9, 900)] {
+            waiting.add(Mid::new(mid), stored(since, expires));
+        }
+        assert_eq!(waiting.oldest(), Some(5));
+        assert_eq!(waiting.expire(100).unwrap().0, Mid::new(3));
+        waiting.end_one(Mid::new(2));
+        assert_eq!(waiting.oldest(), Some(5), "one of its two deliveries is left");
+        waiting.end_one(Mid::new(2));
+        assert_eq!(waiting.oldest(), Some(7));
+        waiting.remove(Mid::new(1));
+        waiting.add(Mid::new(4), stored(8, 900));
+        assert_eq!(waiting.oldest(), Some(8), "written anew");
+        waiting.remove(Mid::new(4));
+        assert_eq!((waiting.oldest(), waiting.ages.len()), (None, 0));
+    }
 }

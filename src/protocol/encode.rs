@@ -68,6 +68,15 @@ pub fn reply(reply: &Reply, language: Language, out: &mut Vec<u8>) {
             count(b",\"at\":", *at, out);
         }
         Reply::EndedElsewhere { mid: of } => mid(b"{\"t\":15,\"mid\":", *of, out),
+        Reply::Status { alias, topics, online, num: n } => {
+            text(b"{\"alias\":", alias.as_str(), out);
+            out.extend_from_slice(b",\"list\":");
+            list(topics, out, |topic, out| string(topic.as_str(), out));
+            text(b",\"status\":", if *online { "online" } else { "offline" }, out);
+            num(n.as_ref(), out);
+        }
+        // An empty object, should anybody ask for its text: what it says is that there is nothing to say.
+        Reply::Done { .. } => out.push(b'{'),
     }
     out.push(b'}');
 }
@@ -207,9 +216,9 @@ fn outcome(ok: bool, reason: Option<&str>, out: &mut Vec<u8>) {
 
 /// The member `num`, with the text the caller wrote it in.
 fn num(n: Option<&Num>, out: &mut Vec<u8>) {
-    if let Some(Num(text)) = n {
+    if let Some(n) = n.filter(|n| !n.text.is_empty()) {
         out.extend_from_slice(b",\"num\":");
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(n.text.as_bytes());
     }
 }
 
@@ -302,7 +311,7 @@ mod tests {
     }
 
     fn some(num: &str) -> Option<Num> {
-        Some(Num(num.into()))
+        Some(Num::new(num))
     }
 
     fn message(mid: u64, body: &str) -> Message {

@@ -5,9 +5,37 @@ use std::sync::Arc;
 use crate::names::{Alias, Mid, RoomName, Topic, UserName};
 use crate::protocol::refusal::Refusal;
 
-/// The caller's correlation value, as the JSON text it was written in: a string with its quotes, or a number.
+/// What a reply carries back to whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Num(pub Box<str>);
+pub struct Num {
+    /// The caller's correlation value, as the JSON text it was written in: a string with its quotes, or a number. Empty: none.
+    pub text: Box<str>,
+    /// Which question it was, where replies name theirs.
+    pub call: Option<Box<Call>>,
+}
+
+/// A question of a dialect whose replies name the question (Protocol §8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Call {
+    /// The dialect's own number for it.
+    pub question: u8,
+    /// The number under which the caller waits for an acknowledgement besides the reply.
+    pub ack: Option<u64>,
+}
+
+impl Num {
+    /// A correlation value of that JSON text.
+    #[must_use]
+    pub fn new(text: &str) -> Num {
+        Num { text: text.into(), call: None }
+    }
+
+    /// Whether the caller waits for an answer also to what has none in the protocol.
+    #[must_use]
+    pub fn wants_acknowledgement(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.ack.is_some())
+    }
+}
 
 /// One frame from a peer. A frame that can't be read is one too: [`Body::Refused`], so that replies keep their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +101,33 @@ pub enum Body {
         /// At least one topic.
         topics: Vec<Topic>,
     },
+    /// Whether an alias is online, and its topics; only Socket.IO asks so.
+    Status {
+        /// Which; absent: the bound one.
+        alias: Option<Alias>,
+    },
+    /// The session ends; only Socket.IO says so.
+    Leave,
     /// A frame that is refused for its own sake.
     Refused(Refusal),
+}
+
+impl Body {
+    /// Whether it is answered only when it is refused: -5, -8, 9 and 10.
+    #[must_use]
+    pub fn has_no_answer(&self) -> bool {
+        match self {
+            Body::Acknowledge { .. } | Body::DoorAnswer(_) => true,
+            Body::Door(frame) => frame.kind != DoorKind::Open,
+            _ => false,
+        }
+    }
+
+    /// Whether it is an 8, -8, 9 or 10.
+    #[must_use]
+    pub const fn is_door_frame(&self) -> bool {
+        matches!(self, Body::Door(_) | Body::DoorAnswer(_))
+    }
 }
 
 /// The three frames that bind.
@@ -284,6 +337,44 @@ pub enum Reply {
         /// Which message.
         mid: Mid,
     },
+    /// Whether an alias is online.
+    Status {
+        /// Which.
+        alias: Alias,
+        /// Its topics, sorted by UTF-8 bytes.
+        topics: Vec<Topic>,
+        /// Whether it has a session.
+        online: bool,
+        /// Carried back.
+        num: Option<Num>,
+    },
+    /// What was asked is done, and has no answer but the acknowledgement that was asked for.
+    Done {
+        /// Carried back.
+        num: Option<Num>,
+    },
+}
+
+impl Reply {
+    /// What it carries back.
+    #[must_use]
+    pub fn num(&self) -> Option<&Num> {
+        match self {
+            Reply::Error { num, .. }
+            | Reply::Bound { num, .. }
+            | Reply::Registered { num }
+            | Reply::Unregistered { num }
+            | Reply::Topics { num, .. }
+            | Reply::Pulled { num, .. }
+            | Reply::Published(_, num)
+            | Reply::ServerInfo { num, .. }
+            | Reply::DoorsReached { num, .. }
+            | Reply::DoorResult { num, .. }
+            | Reply::Status { num, .. }
+            | Reply::Done { num } => num.as_ref(),
+            Reply::Receipt { .. } | Reply::EndedElsewhere { .. } => None,
+        }
+    }
 }
 
 /// What `-6` says of a publish.

@@ -44,6 +44,10 @@ impl Lines {
             self.rest = Vec::new();
             self.handed_out = false;
         }
+        if self.rest.is_empty() {
+            // Blank lines all at once: a stream of them costs next to nothing.
+            *input = input.trim_ascii_start();
+        }
         while let Some(end) = memchr(b'\n', input) {
             let (part, after) = (&input[..end], &input[end + 1..]);
             if !self.rest.is_empty() {

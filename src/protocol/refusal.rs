@@ -61,6 +61,9 @@ impl Refusal {
     }
 }
 
+/// The field of a `bad_token` that is the server's own trouble: its key files are damaged, so that no token is valid (Protocol §11).
+pub const KEYRING_BROKEN: &str = "master.key";
+
 impl Code {
     /// Every code, in the order of Protocol §2.
     pub const ALL: [Code; 14] = [
@@ -160,6 +163,10 @@ impl Refusal {
     pub fn text(self, language: Language) -> String {
         let advice = match self.code {
             Code::BadField => rule(self.field, language).unwrap_or(self.code.advice(language)),
+            Code::BadToken if self.field == KEYRING_BROKEN => match language {
+                Language::Zh => "服务器的密钥文件损坏，所有令牌暂时无效；修复后原令牌照常可用，详情见服务器日志",
+                Language::En => "the server's key files are damaged: no token is valid until they are mended; its log says more",
+            },
             code => code.advice(language),
         };
         let mut text = self.code.fault(language).to_owned();
@@ -197,6 +204,7 @@ const fn rule(field: &str, language: Language) -> Option<&'static str> {
         b"opts.id" => ("须为 1 至 64 字节的字符串", "must be a string of 1 to 64 bytes"),
         b"opts.receipt" | b"ok" => ("须为 true 或 false", "must be true or false"),
         b"reason" => ("须为最多 1 KiB 的字符串", "must be a string of at most 1 KiB"),
+        b"attachments" => ("不接受二进制附件，请以 JSON 发送", "binary is not taken; send it as JSON"),
         b"token" => ("须为字符串", "must be a string"),
         b"page" => ("须为不小于首页页码的整数", "must be a whole number, the first page's or above"),
         b"size" => ("须为 1 至 1000 的整数", "must be a whole number from 1 to 1000"),

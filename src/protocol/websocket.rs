@@ -128,8 +128,10 @@ pub struct Decoder {
 /// What tungstenite takes for its socket: bytes that were lent, and bytes that it wants to send.
 #[derive(Debug, Default)]
 struct Pipe {
+    /// Of it the bytes from `taken` to `end` are to be read.
     input: Vec<u8>,
     taken: usize,
+    end: usize,
     output: Vec<u8>,
 }
 
@@ -150,16 +152,14 @@ impl Decoder {
     pub fn lend(&mut self, scratch: Vec<u8>, filled: usize) {
         let pipe = self.socket.get_mut();
         debug_assert!(!pipe.has_input(), "what was lent before is read first");
-        pipe.input = scratch;
-        pipe.input.truncate(filled);
-        pipe.taken = 0;
+        *pipe = Pipe { end: filled.min(scratch.len()), input: scratch, taken: 0, output: std::mem::take(&mut pipe.output) };
     }
 
     /// Gives the scratch back. Bytes of it that were not read yet are kept in a buffer of their own.
     pub fn take_back(&mut self) -> Vec<u8> {
         let pipe = self.socket.get_mut();
-        let rest = pipe.input[pipe.taken..].to_vec();
-        pipe.taken = 0;
+        let rest = pipe.input[pipe.taken..pipe.end].to_vec();
+        (pipe.taken, pipe.end) = (0, rest.len());
         std::mem::replace(&mut pipe.input, rest)
     }
 
@@ -203,13 +203,13 @@ impl Decoder {
 
 impl Pipe {
     fn has_input(&self) -> bool {
-        self.taken < self.input.len()
+        self.taken < self.end
     }
 }
 
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let rest = &self.input[self.taken..];
+        let rest = &self.input[self.taken..self.end];
         if rest.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }

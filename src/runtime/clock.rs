@@ -87,6 +87,18 @@ impl Clock {
         Now { mono, wall, service }
     }
 
+    /// Goes on from the pair stored with the last commit, which could not be read at the start. Service time never goes back.
+    pub fn restore(&self, stored: Stamp, newest_wall: u64) {
+        let (mono, wall) = (mono_us() / 1_000, wall_ms());
+        self.newest_stored.fetch_max(newest_wall.max(stored.wall), Ordering::Relaxed);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.offset;
+        *state = ServiceTime::start(stored, wall, mono);
+        state.offset = state.offset.max(before);
+        drop(state);
+        warn_if_behind(wall, newest_wall);
+    }
+
     /// How often the wall clock was stepped, by a second or more, since the start.
     #[must_use]
     pub fn steps(&self) -> u64 {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,13 +20,15 @@ use crate::hub::storage::Outcome;
 use crate::hub::{Hub, Input, Now, Options, takes_door_lane};
 use crate::limits::{DELIVERIES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_FRAMES_PER_TURN_MAX};
 use crate::names::{LinkId, Mid};
-use crate::protocol::encode;
 use crate::protocol::frame::{DoorFrame, DoorKind, Message, Reply};
 use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::protocol::room::{RoomFrame, close_code};
+use crate::protocol::websocket::{self, Opcode};
+use crate::protocol::{encode, events};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
-use crate::runtime::outbox::{Bounds, Outbox};
+use crate::runtime::outbox::{Bounds, Outbox, Units};
+use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::DoorPictures;
 use crate::runtime::room_outbox::{RoomOutbox, SharedFrame};
@@ -48,6 +50,8 @@ pub(super) struct Shared {
     door_waits: AtomicBool,
     /// The process is ending: frames are no longer taken.
     pub ending: AtomicBool,
+    /// Turns begun: while the task lives, one follows each nudge.
+    pub turns: AtomicU64,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
 }
@@ -96,8 +100,8 @@ pub(super) struct Core {
 
 /// Where what the hub says to a link goes.
 pub(super) enum Outlet {
-    /// A TCP link.
-    Line(Arc<Outbox>),
+    /// A TCP link or a Socket.IO session.
+    Outbox(Arc<Outbox>),
     /// A REST request.
     Answer(Arc<Answer>),
     /// A member of a WebSocket room.
@@ -131,7 +135,7 @@ impl Outlets {
 
     fn outbox(&self, link: LinkId) -> Option<&Arc<Outbox>> {
         match self.of(link)? {
-            Outlet::Line(outbox) => Some(outbox),
+            Outlet::Outbox(outbox) => Some(outbox),
             Outlet::Answer(_) | Outlet::Room(_) | Outlet::Pictures(_) => None,
         }
     }
@@ -152,6 +156,7 @@ impl Shared {
             wake: AtomicWaker::new(),
             door_waits: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
             clock,
             bounds,
         }
@@ -165,7 +170,7 @@ impl Shared {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues an input. Bounded: a link has one batch there at most, the store one batch and its pages.
+    /// Queues an input. Bounded: a link has one batch there at most and a sign of life now and then, the store one batch and its pages.
     pub(super) fn submit(&self, input: Input) {
         if matches!(input, Input::Frames { .. } | Input::RoomFrames { .. }) && self.ending.load(Ordering::Relaxed) {
             return;
@@ -213,9 +218,20 @@ impl Shared {
         let result = call(hub, now, fx);
         core.apply(now);
         drop(core);
+        self.nudge();
+        result
+    }
+
+    /// Has the task take a turn soon, also if there is nothing to do.
+    pub(super) fn nudge(&self) {
         self.lanes().acted = true;
         self.wake.wake();
-        result
+    }
+
+    /// Inputs that wait for the hub: of the door lane, and of the other.
+    pub(super) fn inputs(&self) -> (usize, usize) {
+        let lanes = self.lanes();
+        (lanes.door.len(), lanes.normal.len())
     }
 }
 
@@ -249,21 +265,13 @@ enum Turn {
 }
 
 fn turn(shared: &Shared) -> Turn {
+    shared.turns.fetch_add(1, Ordering::Relaxed);
     let mut core = shared.core();
     let mut now = shared.clock.now();
     // What was done meanwhile by direct calls is written by this turn.
     shared.lanes().acted = false;
-    let mut deliveries = 0;
-    for _ in 0..INPUTS_PER_TURN_MAX {
-        let Some(input) = next_input(shared) else { break };
-        if let Input::Stored { outcome: Outcome::Committed { .. }, .. } = input {
-            shared.clock.committed(core.committing);
-        }
-        deliveries += core.handle(now, input);
-        if deliveries >= DELIVERIES_PER_TURN_MAX {
-            break;
-        }
-    }
+    act_on(Lane::Door, shared, &mut core, now);
+    act_on(Lane::Normal, shared, &mut core, now);
     relay_rooms(&mut core, now, shared);
     go_on(&mut core, now, &shared.door_waits);
     now.mono = clock::mono_us();
@@ -295,6 +303,29 @@ fn relay_rooms(core: &mut Core, now: Now, shared: &Shared) {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Door,
+    Normal,
+}
+
+/// Acts on what has gathered in one lane, as much as a turn may. The normal lane makes way as soon as a door waits, but not before it
+/// has had one input: a flood of door frames must not keep all others waiting.
+fn act_on(lane: Lane, shared: &Shared, core: &mut Core, now: Now) {
+    let mut deliveries = 0;
+    for _ in 0..INPUTS_PER_TURN_MAX {
+        let Some(input) = next_input(shared, lane) else { break };
+        if let Input::Stored { outcome: Outcome::Committed { .. }, .. } = input {
+            shared.clock.committed(core.committing);
+        }
+        deliveries += core.handle(now, input);
+        let makes_way = lane == Lane::Normal && shared.door_waits.load(Ordering::Acquire);
+        if makes_way || deliveries >= DELIVERIES_PER_TURN_MAX {
+            break;
+        }
+    }
+}
+
 /// Goes on with work that was cut into slices: at least one, and as many deliveries as inputs may cause, so that neither
 /// starves the other. A door waits for one slice at most.
 fn go_on(core: &mut Core, now: Now, door_waits: &AtomicBool) {
@@ -309,9 +340,12 @@ fn go_on(core: &mut Core, now: Now, door_waits: &AtomicBool) {
     }
 }
 
-fn next_input(shared: &Shared) -> Option<Input> {
+fn next_input(shared: &Shared, lane: Lane) -> Option<Input> {
     let mut lanes = shared.lanes();
-    let input = lanes.door.pop_front().or_else(|| lanes.normal.pop_front());
+    let input = match lane {
+        Lane::Door => lanes.door.pop_front(),
+        Lane::Normal => lanes.normal.pop_front(),
+    };
     shared.door_waits.store(!lanes.door.is_empty(), Ordering::Release);
     input
 }
@@ -429,10 +463,10 @@ impl Core {
         deliveries
     }
 
-    /// Carries out all effects. Returns how many deliveries were among them.
+    /// Carries out all effects. Returns how many deliveries were among them, those of door frames included.
     fn apply(&mut self, now: Now) -> usize {
         let mut fx = std::mem::take(&mut self.fx);
-        let deliveries = fx.targets.len();
+        let deliveries = fx.targets.len() + fx.doors.len();
         for effect in fx.list.drain(..) {
             match effect {
                 Effect::RoomSend { frame, targets } => self.send(&frame, &fx.members[targets]),
@@ -475,7 +509,7 @@ impl Core {
             Effect::KeepPicture { id, picture, service } => self.pictures.keep(id, picture, service),
             Effect::SweepPictures(service) => self.pictures.sweep(service),
             Effect::Ready(link) => match self.outlets.of(link) {
-                Some(Outlet::Line(outbox)) => outbox.make_ready(),
+                Some(Outlet::Outbox(outbox)) => outbox.make_ready(),
                 Some(Outlet::Room(outbox)) => outbox.credit.give(),
                 Some(Outlet::Answer(_) | Outlet::Pictures(_)) | None => {}
             },
@@ -504,8 +538,17 @@ impl Core {
             Outlet::Answer(answer) => answer.give(reply),
             // They ask nothing; a refusal comes with their end.
             Outlet::Room(_) | Outlet::Pictures(_) => {}
-            Outlet::Line(outbox) => {
-                if outbox.add(&mut self.spare, |line| encode::reply(&reply, self.language, line)) {
+            Outlet::Outbox(outbox) => {
+                let (spare, language) = (&mut self.spare, self.language);
+                let untouched = match outbox.units() {
+                    Units::Lines => outbox.add(spare, |line| encode::reply(&reply, language, line)),
+                    Units::Packets => {
+                        let mut untouched = false;
+                        packets::reply(&reply, language, |write| untouched |= outbox.add(spare, write));
+                        untouched
+                    }
+                };
+                if untouched {
                     self.touched.push(Arc::clone(outbox));
                 }
             }
@@ -514,7 +557,13 @@ impl Core {
 
     fn notice(&mut self, link: LinkId, reply: &Reply) {
         let Some(outbox) = self.outlets.outbox(link) else { return };
-        match outbox.offer(&mut self.spare, |line| encode::reply(reply, self.language, line)) {
+        let language = self.language;
+        let frame = |out: &mut Vec<u8>| encode::reply(reply, language, out);
+        let offered = match (outbox.units(), events::of_reply(reply)) {
+            (Units::Packets, Some((name, _))) => outbox.offer(&mut self.spare, |out| packets::event(name, frame, out)),
+            _ => outbox.offer(&mut self.spare, frame),
+        };
+        match offered {
             Ok(true) => self.touched.push(Arc::clone(outbox)),
             Ok(false) => {}
             Err(_) => outbox.count_dropped(),
@@ -526,7 +575,12 @@ impl Core {
         for target in targets {
             let Some(outbox) = self.outlets.outbox(target.link) else { continue };
             let topic = target.topic.and_then(|at| message.topics.get(usize::from(at)));
-            match outbox.offer(&mut self.spare, |line| self.push.write(&target.alias, topic, target.dup, line)) {
+            let frame = |out: &mut Vec<u8>| self.push.write(&target.alias, topic, target.dup, out);
+            let offered = match outbox.units() {
+                Units::Lines => outbox.offer(&mut self.spare, frame),
+                Units::Packets => outbox.offer(&mut self.spare, |out| packets::event(events::PUSH, frame, out)),
+            };
+            match offered {
                 Ok(true) => self.touched.push(Arc::clone(outbox)),
                 Ok(false) => {}
                 Err(_) if live_only => outbox.count_dropped(),
@@ -550,10 +604,16 @@ impl Core {
                 continue;
             }
             let Some(outbox) = self.outlets.outbox(target.link).map(Arc::clone) else { continue };
-            let mut line = Vec::with_capacity(frame.text.len() + 32);
-            encode::door_frame(frame, target.stamped.then_some(ts), &mut line);
-            line.push(b'\n');
-            if outbox.add_door(line, opened_at) {
+            let mut unit = Vec::with_capacity(frame.text.len() + 48);
+            let text = |out: &mut Vec<u8>| encode::door_frame(frame, target.stamped.then_some(ts), out);
+            match outbox.units() {
+                Units::Lines => {
+                    text(&mut unit);
+                    unit.push(b'\n');
+                }
+                Units::Packets => websocket::frame(Opcode::Text, &mut unit, |out| packets::event(events::DOOR, text, out)),
+            }
+            if outbox.add_door(unit, opened_at) {
                 self.touched.push(outbox);
             }
         }
@@ -575,16 +635,19 @@ impl Core {
                     }
                 }
                 Some(Outlet::Pictures(slot)) => slot.put(frame.clone()),
-                Some(Outlet::Line(_) | Outlet::Answer(_)) | None => {}
+                Some(Outlet::Outbox(_) | Outlet::Answer(_)) | None => {}
             }
         }
     }
 
     fn close(&mut self, link: LinkId, why: Closing) {
         match self.outlets.disconnect(link) {
-            Some(Outlet::Line(outbox)) => {
+            Some(Outlet::Outbox(outbox)) => {
                 if why != Closing::Finished {
                     log::info!("link_closed link={link} reason={}", why.as_str());
+                }
+                if outbox.units() == Units::Packets {
+                    outbox.add(&mut self.spare, packets::disconnect);
                 }
                 if outbox.close() {
                     self.touched.push(outbox);
@@ -626,7 +689,7 @@ impl Core {
         self.flush();
         for (_, outlet) in self.outlets.0.iter().flatten() {
             match outlet {
-                Outlet::Line(outbox) => outbox.cut(),
+                Outlet::Outbox(outbox) => outbox.cut(),
                 Outlet::Answer(answer) => answer.give(ending()),
                 Outlet::Room(outbox) => {
                     outbox.close(close_code::SHUTDOWN, true);
@@ -645,7 +708,7 @@ fn room_close_code(why: Closing) -> Option<u16> {
         Closing::Busy => Some(close_code::BUSY),
         Closing::Overloaded => Some(close_code::OVERLOADED),
         Closing::BadToken => Some(close_code::FORBIDDEN),
-        Closing::Idle | Closing::Unbound | Closing::TooLarge | Closing::Finished | Closing::Dead => None,
+        Closing::Idle | Closing::Unbound | Closing::TooLarge | Closing::Finished | Closing::Left | Closing::Dead => None,
     }
 }
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 use async_std::net::TcpStream;
 use futures::channel::oneshot;
 
+use crate::hub::effects::Effect;
 use crate::hub::links::Opening;
+use crate::hub::restore::Numbers;
 use crate::hub::rooms::Picture;
-use crate::hub::status::{Counters, Load, Sizes};
-use crate::hub::storage::{DoorEntry, ReportLine};
+use crate::hub::status::{Counters, Load, Queues, Sizes, StoreState};
+use crate::hub::storage::{DoorEntry, ReportLine, Restored};
 use crate::hub::{Hub, Input, Options};
-use crate::limits::{DISK_HOLD_MAX, Limits};
+use crate::limits::{DISK_HOLD_MAX, HEALTH_WAIT, Limits};
 use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport};
 use crate::protocol::frame::{Reply, Request};
 use crate::protocol::refusal::{Code, Language, Refusal};
@@ -22,6 +24,7 @@ use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
 use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
+use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
 use crate::runtime::room_outbox::{Pace, RoomOutbox};
@@ -35,6 +38,36 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
+/// Between two looks at whether what health waits for has come.
+const HEALTH_POLL: Duration = Duration::from_millis(5);
+
+/// All that the hub and those around it count, read together.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// Since the process began.
+    pub uptime: Duration,
+    /// What waits, as the whole.
+    pub load: Load,
+    /// Who is there.
+    pub sizes: Sizes,
+    /// What has happened.
+    pub counters: Counters,
+    /// What is under way.
+    pub queues: Queues,
+    /// Inputs that wait for the hub: batches with door frames.
+    pub door_inputs: usize,
+    /// Inputs that wait for the hub: all others.
+    pub inputs: usize,
+    /// How the store does.
+    pub store: StoreState,
+    /// How long ago the oldest delivery that waits in the store was published; zero if none waits.
+    pub oldest_waits: Duration,
+    /// What all outboxes hold and have left out.
+    pub outboxes: OutboxCounts,
+    /// How often the wall clock was stepped since the start.
+    pub clock_steps: u64,
+}
+
 /// What all outboxes hold and have left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxCounts {
@@ -44,6 +77,13 @@ pub struct OutboxCounts {
     pub stale: u64,
     /// Door frames and notices for which there was no room.
     pub dropped: u64,
+}
+
+/// A Socket.IO session's link; dropping it tells the hub that it is gone.
+pub struct SocketIoLink {
+    shared: Arc<Shared>,
+    id: LinkId,
+    outbox: Arc<Outbox>,
 }
 
 /// A TCP link; dropping it tells the hub that it is gone.
@@ -141,6 +181,17 @@ impl Inbox {
             shared.submit(input);
         }
     }
+
+    /// Tells the hub a piece of what was stored and could not be read at the start; true: the last. Waits until the hub has taken it.
+    pub fn restore(&self, numbers: &mut Numbers, piece: Vec<Restored>, last: bool) {
+        let Some(shared) = self.0.get() else { return };
+        for one in &piece {
+            if let Restored::Counters { stamp, newest_wall, .. } = one {
+                shared.clock.restore(*stamp, *newest_wall);
+            }
+        }
+        shared.act(|hub, now, _| hub.restore(now, numbers, piece, last));
+    }
 }
 
 impl Default for Inbox {
@@ -161,7 +212,7 @@ impl Handle {
         pictures: Arc<DoorPictures>,
         inbox: &Inbox,
     ) -> Handle {
-        let (drained, took) = (inbox.clone(), inbox.clone());
+        let (drained, took, reads) = (inbox.clone(), inbox.clone(), inbox.clone());
         let bounds = Arc::new(Bounds {
             per_link: AtomicUsize::new(limits.outbox),
             total: AtomicUsize::new(limits.outbox_total),
@@ -170,6 +221,7 @@ impl Handle {
             dropped: AtomicUsize::new(0),
             drained: Box::new(move |link| drained.submit(Input::Drained(link))),
             took: Box::new(move |link| took.submit(Input::RoomTook(link))),
+            reads: Box::new(move |link| reads.submit(Input::Heard(link))),
         });
         let core = Core::new(hub, language, store, pictures, Arc::clone(&bounds));
         let shared = Arc::new(Shared::new(core, clock, bounds));
@@ -190,8 +242,8 @@ impl Handle {
         let now = self.shared.clock.now();
         let mut core = self.shared.core();
         let id = core.hub.open(now, Opening { transport: Transport::Tcp, address, claims: None });
-        let outbox = Arc::new(Outbox::new(id, stream, Arc::clone(&self.shared.bounds)));
-        core.connect(id, Outlet::Line(Arc::clone(&outbox)));
+        let outbox = Arc::new(Outbox::of_lines(id, stream, Arc::clone(&self.shared.bounds)));
+        core.connect(id, Outlet::Outbox(Arc::clone(&outbox)));
         drop(core);
         TcpLink { shared: Arc::clone(&self.shared), id, outbox }
     }
@@ -267,9 +319,22 @@ impl Handle {
         async_std::task::spawn_blocking(move || pictures.read(id)).await
     }
 
-    /// One request over REST, from the frame to its answer; `unavailable` if the process ends before there is one. If the caller
+    /// A new Socket.IO session. It is let in by [`SocketIoLink::enter`].
+    #[must_use]
+    pub fn open_socketio(&self, address: IpAddr, claims: Option<Arc<Claims>>) -> SocketIoLink {
+        let now = self.shared.clock.now();
+        let mut core = self.shared.core();
+        let id = core.hub.open(now, Opening { transport: Transport::SocketIo, address, claims });
+        let outbox = Arc::new(Outbox::of_packets(id, Arc::clone(&self.shared.bounds)));
+        core.connect(id, Outlet::Outbox(Arc::clone(&outbox)));
+        drop(core);
+        SocketIoLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// One request over REST that came at `at` (monotonic, µs), from the frame to its answer; `unavailable` if the process ends before
+    /// there is one. If the caller
     /// stops waiting, what it asked goes on.
-    pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request) -> Reply {
+    pub async fn request(&self, address: IpAddr, claims: Arc<Claims>, request: Request, at: u64) -> Reply {
         let now = self.shared.clock.now();
         let answer = Arc::new(Answer::default());
         let opening = Opening { transport: Transport::Rest, address, claims: Some(claims) };
@@ -282,7 +347,7 @@ impl Handle {
             core.open(now, opening, Outlet::Answer(Arc::clone(&answer)))
         };
         let _gone = Gone { shared: &self.shared, id };
-        self.shared.submit(Input::Frames { link: id, frames: vec![request], at: now.mono });
+        self.shared.submit(Input::Frames { link: id, frames: vec![request], at });
         answer.take().await
     }
 
@@ -330,24 +395,46 @@ impl Handle {
         self.shared.core().hub.sizes()
     }
 
-    /// What waits.
+    /// All that is counted. Constant in time, but for a walk over the aliases online by the transport that has fewer of them.
     #[must_use]
-    pub fn load(&self) -> Load {
-        self.shared.core().hub.load()
-    }
-
-    /// What has happened.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.shared.core().hub.counters().clone()
-    }
-
-    /// What all outboxes hold and have left out.
-    #[must_use]
-    pub fn outboxes(&self) -> OutboxCounts {
+    pub fn figures(&self) -> Figures {
         let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         let bounds = &self.shared.bounds;
-        OutboxCounts { held: read(&bounds.held), stale: read(&bounds.stale) as u64, dropped: read(&bounds.dropped) as u64 }
+        let outboxes = OutboxCounts { held: read(&bounds.held), stale: read(&bounds.stale) as u64, dropped: read(&bounds.dropped) as u64 };
+        let (door_inputs, inputs) = self.shared.inputs();
+        let core = self.shared.core();
+        let (hub, now) = (&core.hub, self.shared.clock.now());
+        Figures {
+            uptime: Duration::from_micros(now.mono),
+            load: hub.load(),
+            sizes: hub.sizes(),
+            counters: hub.counters().clone(),
+            queues: hub.queues(),
+            door_inputs,
+            inputs,
+            store: hub.store_state(now),
+            oldest_waits: hub.oldest_waits(now),
+            outboxes,
+            clock_steps: self.shared.clock.steps(),
+        }
+    }
+
+    /// How the store does. Where nothing was committed lately, an empty transaction is written first and waited for, at most
+    /// [`HEALTH_WAIT`]; however many ask, it is one.
+    pub async fn prove_storing(&self) -> StoreState {
+        let lacks_proof = || self.shared.core().hub.lacks_proof(self.shared.clock.now());
+        if lacks_proof() && self.shared.act(|hub, now, _| hub.prove_storing(now)) {
+            wait_until(|| !lacks_proof()).await;
+        }
+        self.shared.core().hub.store_state(self.shared.clock.now())
+    }
+
+    /// Whether the hub's task takes turns; waited for at most [`HEALTH_WAIT`].
+    pub async fn is_turning(&self) -> bool {
+        let turns = || self.shared.turns.load(Ordering::Relaxed);
+        let before = turns();
+        self.shared.nudge();
+        wait_until(|| turns() != before).await
     }
 
     /// The topics of an alias, sorted, and whether it is online.
@@ -366,12 +453,6 @@ impl Handle {
     #[must_use]
     pub fn token_time_s(&self) -> u64 {
         self.shared.clock.token_time_s()
-    }
-
-    /// How often the wall clock was stepped since the start.
-    #[must_use]
-    pub fn clock_steps(&self) -> u64 {
-        self.shared.clock.steps()
     }
 
     /// Ends the links whose claims no longer hold.
@@ -398,6 +479,19 @@ impl Handle {
     }
 }
 
+/// Waits for something, at most [`HEALTH_WAIT`]; whether it has come. Looks at it, so that there is no list of those who wait.
+async fn wait_until(has_come: impl Fn() -> bool) -> bool {
+    let end = clock::mono() + HEALTH_WAIT;
+    async_std::task::yield_now().await;
+    while !has_come() {
+        if clock::mono() >= end {
+            return false;
+        }
+        async_std::task::sleep(HEALTH_POLL).await;
+    }
+    true
+}
+
 /// Tells the hub of the end of a REST request's link, also when its waiting is given up.
 struct Gone<'a> {
     shared: &'a Shared,
@@ -416,10 +510,16 @@ impl TcpLink {
         self.outbox.ready().await;
     }
 
-    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`]. `at`: when they were
-    /// read, monotonic, µs.
+    /// Hands over a batch: at most [`crate::limits::BATCH_FRAMES_MAX`] frames, after [`TcpLink::ready`]. `at`: when they
+    /// came, monotonic, µs.
     pub fn submit(&self, frames: Vec<Request>, at: u64) {
         self.shared.submit(Input::Frames { link: self.id, frames, at });
+    }
+
+    /// The peer sends something that is no frame, such as blank lines. To be called no more often than
+    /// [`crate::limits::HEARD_EVERY`].
+    pub fn heard(&self) {
+        self.shared.submit(Input::Heard(self.id));
     }
 
     /// The peer has closed its sending side. Waits until its frames are answered, as far as they will be, and the link is ended.
@@ -444,13 +544,102 @@ impl TcpLink {
     /// Its socket, to read from.
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
-        self.outbox.stream()
+        self.outbox.stream().expect("a TCP link is opened with its socket")
+    }
+
+    /// Whether its connection is broken.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.outbox.is_broken()
     }
 
     /// Whether the hub has ended it.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.outbox.is_closing()
+    }
+}
+
+impl SocketIoLink {
+    /// Lets the session in: the packet that says so is the first to go out. `alias`: what it binds at once; `extended`: it gets the
+    /// frames marked (ext).
+    ///
+    /// # Errors
+    /// The alias is refused. Then nothing is let in: say so by [`SocketIoLink::refuse`].
+    pub fn enter(&self, alias: Option<&Alias>, extended: bool) -> Result<(), Refusal> {
+        self.shared.act(|hub, now, fx| {
+            if let Some(alias) = alias {
+                hub.bind_at_opening(now, self.id, alias, fx)?;
+            }
+            if extended {
+                hub.extend(self.id);
+            }
+            // Under the lock that what is owed is pushed under: nothing can come before it.
+            self.outbox.add(&mut Vec::new(), packets::connect);
+            Ok(())
+        })
+    }
+
+    /// Says that the session is not let in, and why, as its first and last packet.
+    pub fn refuse(&self, refusal: Refusal) {
+        let (link, reply) = (self.id, Reply::Error { refusal, num: None });
+        self.shared.act(|_, _, fx| fx.list.push(Effect::Reply { link, reply }));
+    }
+
+    /// Waits until the session may hand over a batch; each is one batch's right.
+    pub async fn ready(&self) {
+        self.outbox.ready().await;
+    }
+
+    /// Hands over a batch, as [`TcpLink::submit`] does.
+    pub fn submit(&self, frames: Vec<Request>, at: u64) {
+        self.shared.submit(Input::Frames { link: self.id, frames, at });
+    }
+
+    /// Its peer is there: it has pinged.
+    pub fn heard(&self) {
+        self.shared.submit(Input::Heard(self.id));
+    }
+
+    /// Adds an Engine.IO packet behind what waits.
+    pub fn add(&self, packet: &[u8]) {
+        self.outbox.add(&mut Vec::new(), |out| out.extend_from_slice(packet));
+        self.outbox.flush(&mut Vec::new());
+    }
+
+    /// From now on everything goes by this WebSocket, beginning with what waits.
+    pub fn attach(&self, stream: TcpStream) {
+        self.outbox.attach(stream);
+    }
+
+    /// Its client has left: the hub forgets it, once the frames handed over are acted on.
+    pub fn part(&self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+
+    /// It is over: the hub forgets it, and what waits goes out if there is a socket to write it to.
+    pub fn leave(&self) {
+        self.outbox.close();
+        self.outbox.flush(&mut Vec::new());
+        self.part();
+    }
+
+    /// What waits for it.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Whether the hub has ended it.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.outbox.is_closing()
+    }
+}
+
+impl Drop for SocketIoLink {
+    fn drop(&mut self) {
+        self.shared.submit(Input::Gone(self.id));
     }
 }
 

@@ -66,7 +66,14 @@ impl Keyring {
             create_key(folder)?;
         }
         warn_of_readers(&folder.join(MASTER_KEY));
-        let state = State::read(folder, &Known::default());
+        let mut state = State::read(folder, &Known::default());
+        if missing == Missing::Create && !state.known.revoked {
+            match state.ring.as_ref().map(|ring| seal(folder, &ring.key)) {
+                Ok(Ok(())) => state = State::read(folder, &Known::default()),
+                Ok(Err(error)) => log::warn!("key_not_sealed file=\"{}\" error=\"{error}\"", folder.join(REVOKED).display()),
+                Err(_) => {}
+            }
+        }
         report(&Ok(()), &state.ring);
         Ok(Keyring { folder: folder.to_owned(), state: RwLock::new(state) })
     }
@@ -80,6 +87,12 @@ impl Keyring {
             state.ring.is_ok() && state.stamps == stamps(&self.folder)
         };
         !unchanged && self.reload()
+    }
+
+    /// Whether a file can't be read or is damaged: then no token is valid.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.ring().is_err()
     }
 
     /// The claims of a token or an imported string that is valid at `now_s`: seconds since 1970, and never below the newest
@@ -296,7 +309,9 @@ fn stamps(folder: &Path) -> [Stamp; 3] {
 
 fn report(before: &Result<(), Fault>, now: &Result<Arc<Ring>, Fault>) {
     match (before, now) {
-        (_, Err(fault)) => log::error!("keyring_broken reason=\"{fault}\" effect=no_token_is_valid"),
+        (_, Err(fault)) => log::error!(
+            "keyring_broken reason=\"{fault}\" effect=no_token_is_valid action=\"bring back the copy of the file; it is seen within a second\""
+        ),
         (Err(_), Ok(_)) => log::info!("keyring_whole effect=tokens_are_valid_again"),
         (Ok(()), Ok(_)) => {}
     }
@@ -330,6 +345,16 @@ fn create_key(folder: &Path) -> Result<(), Fault> {
     replace(folder, MASTER_KEY, MasterKey::new(bytes).to_text().as_bytes()).map_err(failed)?;
     log::info!("key_made file=\"{}\"", folder.join(MASTER_KEY).display());
     Ok(())
+}
+
+/// Writes an empty file of revoked labels where there is none: its seal is made with the key, so that a changed bit in either is found
+/// at the next look, and not only when all tokens are refused.
+fn seal(folder: &Path, key: &MasterKey) -> io::Result<()> {
+    let _lock = lock(folder).map_err(|fault| io::Error::other(fault.to_string()))?;
+    if fs::symlink_metadata(folder.join(REVOKED)).is_ok() {
+        return Ok(());
+    }
+    replace(folder, REVOKED, Revoked::default().to_text(key).as_bytes())
 }
 
 /// The right to change the files, until the returned handle is dropped. Held for moments, so waiting for it is short.
@@ -486,6 +511,22 @@ mod tests {
         assert!(keyring.reload());
         assert_eq!(keyring.check(&token, 0), Err(BadToken::NoKey));
         assert!(keyring.revoked().unwrap_err().to_string().contains("restart"));
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_key_is_found_and_shuts_everybody_out() {
+        let folder = Folder::new();
+        let token = folder.open().issue(&claims("gate")).unwrap();
+        let whole = fs::read(folder.file(MASTER_KEY)).unwrap();
+        for bit in 0..(whole.len() - 1) * 8 {
+            let mut altered = whole.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            fs::write(folder.file(MASTER_KEY), &altered).unwrap();
+            let keyring = Keyring::open(&folder.0, Missing::Create).unwrap();
+            assert_eq!(keyring.check(&token, 0), Err(BadToken::NoKey), "bit {bit}");
+        }
+        fs::write(folder.file(MASTER_KEY), &whole).unwrap();
+        assert_eq!(folder.open().check(&token, 0), Ok(claims("gate")));
     }
 
     #[test]

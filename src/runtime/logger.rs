@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::clock;
 
@@ -17,6 +17,9 @@ use super::clock;
 const LINES_WAITING_MAX: usize = 1_024;
 /// Bytes of one message; what is longer was written by a peer.
 const MESSAGE_BYTES_MAX: usize = 4_096;
+/// Lines of one level in a second, but errors and what is logged for debugging: a peer that makes the server say something with each
+/// frame must not fill the disk.
+const LINES_PER_SECOND_MAX: u64 = 200;
 /// How long [`Log::flush`] waits for a reader that does not read.
 const FLUSH_WAIT: Duration = Duration::from_millis(500);
 
@@ -24,7 +27,7 @@ const FLUSH_WAIT: Duration = Duration::from_millis(500);
 pub fn install(level: LevelFilter) -> Result<(), io::Error> {
     let (queue, lines) = sync_channel(LINES_WAITING_MAX);
     std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&lines))?;
-    log::set_boxed_logger(Box::new(Logger { queue, dropped: AtomicU64::new(0) })).map_err(io::Error::other)?;
+    log::set_boxed_logger(Box::new(Logger::new(queue))).map_err(io::Error::other)?;
     log::set_max_level(level);
     Ok(())
 }
@@ -58,6 +61,51 @@ struct Logger {
     queue: SyncSender<Line>,
     /// Lines that found no place since the last that did.
     dropped: AtomicU64,
+    /// Warnings and infos of this second.
+    warnings: Rate,
+    infos: Rate,
+}
+
+/// Lines of the current second.
+#[derive(Default)]
+struct Rate {
+    second: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl Rate {
+    /// Whether one more line is fine. With the first of a new second, how many too many the last had.
+    fn admit(&self, second: u64) -> (bool, u64) {
+        let is_new = self.second.swap(second, Ordering::Relaxed) != second;
+        let before = if is_new { self.lines.swap(0, Ordering::Relaxed) } else { 0 };
+        let is_fine = self.lines.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND_MAX;
+        (is_fine, before.saturating_sub(LINES_PER_SECOND_MAX))
+    }
+}
+
+impl Logger {
+    fn new(queue: SyncSender<Line>) -> Logger {
+        Logger { queue, dropped: AtomicU64::new(0), warnings: Rate::default(), infos: Rate::default() }
+    }
+
+    /// Whether a line of that level may be written now.
+    fn admits(&self, level: Level) -> bool {
+        let rate = match level {
+            Level::Warn => &self.warnings,
+            Level::Info => &self.infos,
+            Level::Error | Level::Debug | Level::Trace => return true,
+        };
+        let (is_fine, left_out) = rate.admit(clock::mono_us() / 1_000_000);
+        if left_out > 0 {
+            self.say(Level::Warn, &format!("log_lines_dropped lines={left_out} level={level} reason=too_many"));
+        }
+        is_fine
+    }
+
+    /// Queues a line. False: there is no place.
+    fn say(&self, level: Level, message: &str) -> bool {
+        self.queue.try_send(Line::Text(line(clock::wall_ms(), level, message))).is_ok()
+    }
 }
 
 impl Log for Logger {
@@ -67,17 +115,14 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        if !self.enabled(record.metadata()) || !self.admits(record.level()) {
             return;
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let notice = line(clock::wall_ms(), log::Level::Warn, &format!("log_lines_dropped lines={dropped} reason=not_read"));
-            if self.queue.try_send(Line::Text(notice)).is_err() {
-                self.dropped.fetch_add(dropped, Ordering::Relaxed);
-            }
+        if dropped > 0 && !self.say(Level::Warn, &format!("log_lines_dropped lines={dropped} reason=not_read")) {
+            self.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
-        if self.queue.try_send(Line::Text(line(clock::wall_ms(), record.level(), &record.args().to_string()))).is_err() {
+        if !self.say(record.level(), &record.args().to_string()) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -92,7 +137,7 @@ impl Log for Logger {
 }
 
 /// One line of the log with its line feed.
-fn line(wall_ms: u64, level: log::Level, message: &str) -> String {
+fn line(wall_ms: u64, level: Level, message: &str) -> String {
     let cut = message.floor_char_boundary(MESSAGE_BYTES_MAX);
     let more = if cut < message.len() { "…" } else { "" };
     format!("{} {level:<5} {}{more}\n", clock::utc_text(wall_ms), Harmless(&message[..cut]))
@@ -119,25 +164,37 @@ mod tests {
     #[test]
     fn a_line_has_time_level_and_a_message_that_stays_on_it() {
         assert_eq!(
-            line(1_800_000_000_042, log::Level::Warn, "a\r\nb\tc\u{1b}[2J \u{9b}31m \u{7f} 门 \u{202e}x\u{2028}"),
+            line(1_800_000_000_042, Level::Warn, "a\r\nb\tc\u{1b}[2J \u{9b}31m \u{7f} 门 \u{202e}x\u{2028}"),
             "2027-01-15T08:00:00.042Z WARN  a\\r\\nb\\tc\\u001b[2J \\u009b31m \\u007f 门 \\u202ex\\u2028\n"
         );
     }
 
     #[test]
     fn a_long_message_is_cut_between_characters() {
-        let text = line(0, log::Level::Error, &"门".repeat(MESSAGE_BYTES_MAX));
+        let text = line(0, Level::Error, &"门".repeat(MESSAGE_BYTES_MAX));
         assert!(text.ends_with("门…\n"));
         assert!(text.len() < MESSAGE_BYTES_MAX + 64);
     }
 
     #[test]
+    fn what_is_too_much_in_a_second_is_left_out_and_counted() {
+        let rate = Rate::default();
+        for _ in 0..LINES_PER_SECOND_MAX {
+            assert_eq!(rate.admit(7), (true, 0));
+        }
+        assert_eq!(rate.admit(7), (false, 0));
+        assert_eq!(rate.admit(7), (false, 0));
+        assert_eq!(rate.admit(8), (true, 2));
+        assert_eq!(rate.admit(9), (true, 0));
+    }
+
+    #[test]
     fn what_finds_no_place_is_counted_and_reported() {
         let (queue, lines) = sync_channel(1);
-        let logger = Logger { queue, dropped: AtomicU64::new(0) };
+        let logger = Logger::new(queue);
         log::set_max_level(LevelFilter::Info);
         let from = |target: &str, text: &str| {
-            logger.log(&Record::builder().level(log::Level::Info).target(target).args(format_args!("{text}")).build());
+            logger.log(&Record::builder().level(Level::Info).target(target).args(format_args!("{text}")).build());
         };
         let say = |text: &str| from("porter::app", text);
         let taken = || match lines.try_recv() {

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::http::head::Head;
-use crate::protocol::refusal::{Code, Refusal};
+use crate::protocol::refusal::{Code, KEYRING_BROKEN, Refusal};
 use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::keyring::Keyring;
 use crate::server::network::Network;
-use crate::token::{Claims, Role};
+use crate::token::{BadToken, Claims, Role};
 
 /// Which devices need a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,18 @@ const STRIKES_WINDOW: Duration = Duration::from_secs(60);
 /// Addresses remembered for their bad tokens at once; over it those whose minute is over are forgotten, then all.
 const STRIKERS_MAX: usize = 10_000;
 
+/// Headers besides X-Forwarded-For that only proxies write.
+const OTHER_PROXY_HEADERS: [&str; 3] = ["forwarded", "x-real-ip", "via"];
+
+/// Who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visitor {
+    /// From where: the client's own address, where a trusted proxy tells it.
+    pub address: IpAddr,
+    /// What its token allows; none where it needs none and gave none.
+    pub claims: Option<Claims>,
+}
+
 /// By which settings a gate judges. A link is judged when it comes: new terms are for those that come later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateTerms {
@@ -45,6 +58,7 @@ pub struct Gate {
     keyring: Arc<Keyring>,
     terms: Current<GateTerms>,
     strikes: Mutex<HashMap<IpAddr, Strikes>>,
+    bad_tokens: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -57,7 +71,7 @@ impl Gate {
     /// A gate that begins with these terms.
     #[must_use]
     pub fn new(keyring: Arc<Keyring>, terms: GateTerms) -> Gate {
-        Gate { keyring, terms: Current::new(terms), strikes: Mutex::default() }
+        Gate { keyring, terms: Current::new(terms), strikes: Mutex::default(), bad_tokens: AtomicU64::new(0) }
     }
 
     /// From now on judges by these terms.
@@ -65,33 +79,49 @@ impl Gate {
         self.terms.set(terms);
     }
 
+    /// Tokens that were not valid, and requests to REST without one.
+    #[must_use]
+    pub fn bad_tokens(&self) -> u64 {
+        self.bad_tokens.load(Ordering::Relaxed)
+    }
+
     /// A device's link: its claims, or none where it needs no token.
     ///
     /// # Errors
     /// `bad_token`: one is needed and missing, or the one given is not valid.
     pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
-        self.admit_from(address, is_private(address), token, now_s)
-    }
-
-    /// A device's HTTP request, perhaps through proxies: whose it is, and its claims as [`Gate::admit`] gives them.
-    pub fn admit_request(&self, head: &Head, peer: IpAddr, token: Option<&str>, now_s: u64) -> (IpAddr, Result<Option<Claims>, Refusal>) {
-        let named = |wanted: &'static str| head.headers().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
-        let forwarded_for: Vec<&str> = named("x-forwarded-for").map(|(_, value)| value).collect();
-        let others = ["forwarded", "x-real-ip", "via"].into_iter().any(|name| named(name).next().is_some());
-        let (address, is_foreign) = self.origin(peer, &forwarded_for, others);
-        (address, self.admit_from(address, is_private(address) && !is_foreign, token, now_s))
-    }
-
-    fn admit_from(&self, address: IpAddr, is_private: bool, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
-        let needed = match self.terms.get().devices {
-            DeviceAuth::Private => !is_private,
-            DeviceAuth::Token => true,
-            DeviceAuth::Open => false,
-        };
+        let needed = self.is_token_needed(address, false);
         match token {
             None if needed => Err(Refusal::new(Code::BadToken, "token")),
             None => Ok(None),
             Some(token) => self.check(address, token, now_s).map(Some),
+        }
+    }
+
+    /// A device's request over HTTP: whose it is, and its claims, or none where it needs no token. It is private only if it came past
+    /// no proxy that is not trusted. `needs_token`: it needs one wherever it comes from.
+    ///
+    /// # Errors
+    /// As those of [`Gate::admit`].
+    pub fn admit_request(&self, peer: IpAddr, head: &Head, token: Option<&str>, needs_token: bool, now_s: u64) -> Result<Visitor, Refusal> {
+        let forwarded_for: Vec<&str> =
+            head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
+        let is_forwarded = OTHER_PROXY_HEADERS.iter().any(|name| head.header(name).is_some());
+        let (address, is_foreign) = self.origin(peer, &forwarded_for, is_forwarded);
+        let needed = needs_token || self.is_token_needed(address, is_foreign);
+        match token {
+            None if needed => Err(Refusal::new(Code::BadToken, "token")),
+            None => Ok(Visitor { address, claims: None }),
+            Some(token) => Ok(Visitor { address, claims: Some(self.check(address, token, now_s)?) }),
+        }
+    }
+
+    /// Whether a device at that address needs a token; `is_foreign`: the address may not be its own.
+    fn is_token_needed(&self, address: IpAddr, is_foreign: bool) -> bool {
+        match self.terms.get().devices {
+            DeviceAuth::Private => is_foreign || !is_private(address),
+            DeviceAuth::Token => true,
+            DeviceAuth::Open => false,
         }
     }
 
@@ -107,8 +137,14 @@ impl Gate {
         Ok(claims)
     }
 
+    /// While the keyring is broken nothing is counted against anybody.
     fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
         self.keyring.check(token, now_s).map_err(|why| {
+            if why == BadToken::NoKey {
+                // Nobody's fault who asks: a genuine token is refused as well, and must be good again as soon as the files are.
+                return Refusal::new(Code::BadToken, KEYRING_BROKEN);
+            }
+            self.bad_tokens.fetch_add(1, Ordering::Relaxed);
             if self.strike(address) {
                 Refusal::new(Code::RateLimited, "token")
             } else {
@@ -200,6 +236,25 @@ mod tests {
             let origin = gate.origin(peer.parse().unwrap(), headers, other);
             assert_eq!(origin, (address.parse().unwrap(), is_foreign), "{peer} {headers:?} {other}");
         }
+    }
+
+    #[test]
+    fn bad_tokens_are_counted_unless_it_is_the_keyring_that_is_broken() {
+        let folder = std::env::temp_dir().join(format!("porter-gate-{}", std::process::id()));
+        let keyring = Arc::new(Keyring::open(&folder, Missing::Create).unwrap());
+        let gate = Gate::new(Arc::clone(&keyring), GateTerms { devices: DeviceAuth::Private, proxies: Vec::new() });
+        let code = || gate.manage("127.0.0.1".parse().unwrap(), "00", 0).unwrap_err();
+        let key = folder.join(crate::runtime::keyring::MASTER_KEY);
+        let whole = std::fs::read(&key).unwrap();
+        std::fs::write(&key, "damaged").unwrap();
+        keyring.reload_if_changed();
+        let broken = Refusal::new(Code::BadToken, KEYRING_BROKEN);
+        assert!((0..3 * STRIKES_MAX).all(|_| code() == broken));
+        std::fs::write(&key, whole).unwrap();
+        keyring.reload_if_changed();
+        assert!((0..STRIKES_MAX).all(|_| code() == Refusal::new(Code::BadToken, "token")));
+        assert_eq!(code().code, Code::RateLimited);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

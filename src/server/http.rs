@@ -6,6 +6,7 @@
 //! Memory: an idle connection is its socket, an empty decoder and a timer. All that a request needs lives in one boxed future that is
 //! gone with its answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -36,6 +37,7 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
 use crate::runtime::shutdown::ShutdownSignal;
+use crate::server::arrival::Arrival;
 use crate::server::listener::{Accepted, Permit};
 
 #[cfg(test)]
@@ -58,13 +60,17 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// On which terms a request is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
     /// Bytes that its body may have.
     pub body_limit: usize,
     /// What becomes of it when the client leaves.
     pub departure: Departure,
+    /// What the service knows of the request already; dropped where the request breaks off, else it comes with it.
+    pub ticket: Option<Ticket>,
 }
+
+/// The service's own note on a request whose body is being read.
+pub type Ticket = Box<dyn Any + Send>;
 
 /// What becomes of a request whose client leaves before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +127,6 @@ pub struct Switched {
 }
 
 /// A whole request.
-#[derive(Debug)]
 pub struct Request {
     /// Its head.
     pub head: Head,
@@ -129,8 +134,12 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The address of the socket's other end; a proxy's, where there is one.
     pub peer: IpAddr,
+    /// When its last byte came: monotonic, µs. It may have waited for the requests before it.
+    pub came_at: u64,
     /// The address of this machine as the peer reached it; none if the connection is gone already.
     pub local: Option<IpAddr>,
+    /// That of its admission.
+    pub ticket: Option<Ticket>,
 }
 
 /// The terms of one port. The waits are those of `limits`, unless a test shortens them.
@@ -184,9 +193,10 @@ impl Options {
 /// Serves a connection until it ends. Its permit is held until then.
 pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) {
     // Named before the connection, so that it is returned after the socket is closed.
-    let Accepted { stream, peer, permit } = accepted;
+    let Accepted { stream, peer, arrival, permit } = accepted;
     let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
-    let mut connection = Connection { stream, decoder: Decoder::new(), peer: peer.ip(), local, options: &options, service: &*service };
+    let decoder = Decoder::new();
+    let mut connection = Connection { stream, decoder, peer: peer.ip(), local, arrival, came_at: 0, options: &options, service: &*service };
     while connection.wait().await.is_ok() {
         match Box::pin(connection.exchange()).await {
             // A client that sends ahead takes turns with the others.
@@ -211,6 +221,9 @@ struct Connection<'a, S> {
     decoder: Decoder,
     peer: IpAddr,
     local: Option<IpAddr>,
+    arrival: Arrival,
+    /// When the bytes last read came: monotonic, µs.
+    came_at: u64,
     options: &'a Options,
     service: &'a S,
 }
@@ -271,9 +284,10 @@ impl<S: Service> Connection<'_, S> {
             Ok(Err(response)) => return self.decline(&head, &response, part).await.map(Next::Http),
             Err(_) => return Err(self.panicked()),
         };
-        let body = self.read_body(admission.body_limit).await?;
-        let request = Request { head, body, peer: self.peer, local: self.local };
-        let answer = self.respond(request, admission.departure).await?;
+        let Admission { body_limit, departure, ticket } = admission;
+        let body = self.read_body(body_limit).await?;
+        let request = Request { head, body, peer: self.peer, came_at: self.came_at, local: self.local, ticket };
+        let answer = self.respond(request, departure).await?;
         let afterwards = self.afterwards(keeps_alive);
         match answer {
             Answer::Whole(response) => self.send(&response, afterwards, part).await?,
@@ -396,7 +410,9 @@ impl<S: Service> Connection<'_, S> {
     /// Reads what there is into the decoder.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let decoder = &mut self.decoder;
-        match ready!(poll_scratch(&self.stream, cx, |bytes| decoder.push(bytes))) {
+        let attempt = poll_scratch(&self.stream, cx, |bytes| decoder.push(bytes));
+        self.came_at = self.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
+        match ready!(attempt) {
             Ok(0) | Err(_) => Poll::Ready(Err(Gone)),
             Ok(_) => Poll::Ready(Ok(())),
         }

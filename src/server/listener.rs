@@ -20,9 +20,12 @@ use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits::{
-    ACCEPT_PAUSE, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTEN_BACKLOG, SEND_BUFFER_BYTES, TCP_USER_TIMEOUT,
+    ACCEPT_PAUSE, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, LISTEN_BACKLOG, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES,
+    TCP_USER_TIMEOUT,
 };
+use crate::runtime::clock;
 use crate::runtime::shutdown::ShutdownSignal;
+use crate::server::arrival::Arrival;
 
 /// One port that is bound and listens.
 #[derive(Debug)]
@@ -34,10 +37,12 @@ pub struct Listener {
 /// A connection that was accepted, with the right to exist.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The socket; TCP_NODELAY, keep-alive, user timeout and send buffer are set.
+    /// The socket; TCP_NODELAY, keep-alive, user timeout and both buffers are set.
     pub stream: TcpStream,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
+    /// Since when there may have been something to read: a connection waits to be accepted while descriptors lack.
+    pub arrival: Arrival,
     /// To be held as long as the socket is open. An `async` block that names only the stream does not hold it.
     pub permit: Permit,
 }
@@ -68,9 +73,17 @@ impl Listener {
         let mut begun = shutdown.begun();
         let mut turn = 0_u32;
         let mut exhausted = false;
+        let mut arrival = Arrival::since(clock::mono_us());
         loop {
             turn = turn.wrapping_add(1);
-            let accepted = match future::select(&mut begun, pin!(self.socket.accept())).await {
+            let mut accept = pin!(self.socket.accept());
+            let mut came = 0;
+            let accept = future::poll_fn(|context| {
+                let attempt = accept.as_mut().poll(context);
+                came = arrival.date(&attempt, |_| false);
+                attempt
+            });
+            let accepted = match future::select(&mut begun, accept).await {
                 Either::Left(_) => return,
                 Either::Right((accepted, _)) => accepted,
             };
@@ -79,7 +92,7 @@ impl Listener {
                     exhausted = false;
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if let Some(permit) = permits.take(peer.ip()) {
-                        task::spawn(connection(Accepted { stream, peer, permit }));
+                        task::spawn(connection(Accepted { stream, peer, arrival: Arrival::since(came), permit }));
                     }
                 }
                 Err(error) => {
@@ -111,6 +124,7 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES)?;
+    sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
     // std has listened already, with its own backlog of 128; listening again only changes that.
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
@@ -362,6 +376,7 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 30_000);
         // The kernel doubles what it is asked for.
         assert_eq!(sockopt::socket_send_buffer_size(&accepted).unwrap(), 2 * SEND_BUFFER_BYTES);
+        assert_eq!(sockopt::socket_recv_buffer_size(&accepted).unwrap(), 2 * RECEIVE_BUFFER_BYTES);
     }
 
     #[test]

@@ -22,13 +22,14 @@ use crate::server::gate::Gate;
 use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
 use crate::server::listener::{Listener, Permits};
 use crate::server::rest::answers::{Answered, Asked, Desk};
-use crate::server::rest::routes::{Endpoint, Miss, ROUTES, Route};
+use crate::server::rest::routes::{Endpoint, Miss, NO_ENDPOINT, ROUTES, Route};
+use crate::server::watch::Watch;
 use crate::token::Claims;
 
 mod answers;
 mod door_log;
 mod page;
-mod routes;
+pub mod routes;
 
 /// What the port needs.
 pub struct RestOptions {
@@ -36,6 +37,8 @@ pub struct RestOptions {
     pub handle: Handle,
     /// Judges tokens.
     pub gate: Arc<Gate>,
+    /// How the server does; its tally counts what this port answers.
+    pub watch: Arc<Watch>,
     /// What `/info/servers` tells.
     pub ports: Ports,
     /// What may change while the port is served.
@@ -83,8 +86,8 @@ impl Rest {
     /// A server with all its routes.
     #[must_use]
     pub fn new(options: RestOptions) -> Rest {
-        let RestOptions { handle, gate, ports, terms } = options;
-        let desk = Arc::new(Desk { handle, ports, terms: Current::new(terms) });
+        let RestOptions { handle, gate, watch, ports, terms } = options;
+        let desk = Arc::new(Desk { handle, watch, ports, terms: Current::new(terms) });
         let base = Url::parse("http://h/").expect("the text is a URL");
         Rest { router: router(Arc::clone(&desk)), desk, gate, base }
     }
@@ -94,20 +97,26 @@ impl Rest {
         self.desk.terms.set(terms);
     }
 
-    /// Whose request it is, and what its token says.
-    fn check(&self, head: &Head, peer: IpAddr) -> (IpAddr, Result<Claims, HttpRefusal>) {
+    /// Whose request it is, and what its token says, where one is needed.
+    fn check(&self, route: &Route, head: &Head, peer: IpAddr) -> (IpAddr, Result<Option<Arc<Claims>>, HttpRefusal>) {
         let forwarded_for: Vec<&str> =
             head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
         // Whether it came past an unknown proxy matters to ports that let some in without a token; here all need one.
         let (address, _) = self.gate.origin(peer, &forwarded_for, false);
+        if route.is_open() {
+            return (address, Ok(None));
+        }
         let token = token(head).unwrap_or_default();
         let claims = self.gate.manage(address, &token, self.desk.handle.token_time_s());
-        (address, claims.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field)))
+        (address, claims.map(|claims| Some(Arc::new(claims))).map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field)))
     }
 
-    /// The answer with its headers, and its status where errors have one of their own.
-    fn finish(&self, answered: Answered) -> Response {
-        let status = self.desk.terms.get().error_status.filter(|_| answered.status >= 400).unwrap_or(answered.status);
+    /// The answer of a route, or to a request without one: counted, with its headers, and with its
+    /// status where errors have one of their own.
+    fn finish(&self, route: Option<&Route>, answered: Answered) -> Response {
+        self.desk.watch.tally.answered(route.map_or(NO_ENDPOINT, |route| route.endpoint as usize), answered.status);
+        let own_status = self.desk.terms.get().error_status.filter(|_| answered.status >= 400 && !route.is_some_and(Route::is_open));
+        let status = own_status.unwrap_or(answered.status);
         let response = Response::new(status, answered.content_type, answered.body)
             .header("Cache-Control", "no-store")
             .header("X-Content-Type-Options", "nosniff");
@@ -125,7 +134,7 @@ impl Rest {
             Miss::Method(allow) => (HttpRefusal::with_status(405, Code::BadField, "HTTP method"), Some(allow)),
         };
         log::debug!("rest_unrouted status={} peer={peer}", refusal.status);
-        let response = self.finish(self.desk.refused(refusal));
+        let response = self.finish(None, self.desk.refused(refusal));
         match allow {
             Some(allow) => response.header("Allow", allow),
             None => response,
@@ -147,42 +156,43 @@ impl Rest {
 impl Service for Rest {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
         let route = routes::find(head.method(), head.path()).map_err(|miss| self.missed(miss, peer))?;
-        let (address, checked) = self.check(head, peer);
+        let (address, checked) = self.check(route, head, peer);
+        // Of those who need no token no body is read.
+        let body_limit = if route.is_open() { 0 } else { self.desk.terms.get().frame_max };
         match checked {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(_) => Ok(Admission { body_limit: self.desk.terms.get().frame_max, departure: Departure::GoesOn }),
+            Ok(_) => Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: None }),
             Err(refusal) => {
                 let answered = self.desk.refused(refusal);
                 log_answer(route, head, address, answered.status, clock::mono());
-                Err(self.finish(answered))
+                Err(self.finish(Some(route), answered))
             }
         }
     }
 
     async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, peer, local } = request;
+        let Request { head, body, peer, came_at, local, .. } = request;
         let began = clock::mono();
         let route = match routes::find(head.method(), head.path()) {
             Ok(route) => route,
             Err(miss) => return self.missed(miss, peer).into(),
         };
         // Once more, for the token may have ended while the body came.
-        let (address, checked) = self.check(&head, peer);
+        let (address, checked) = self.check(route, &head, peer);
         let answered = match checked {
             Ok(claims) => {
                 let query = head.query().map(Into::into);
-                let asked = Asked { address, claims: Arc::new(claims), local, query, body };
-                self.route(route, asked, head.path()).await
+                self.route(route, Asked { address, claims, came_at, local, query, body }, head.path()).await
             }
             Err(refusal) => self.desk.refused(refusal),
         };
         log_answer(route, &head, address, answered.status, began);
-        self.finish(answered).into()
+        self.finish(Some(route), answered).into()
     }
 
     fn refuse(&self, refusal: HttpRefusal) -> Response {
         log::debug!("rest_refused status={} code={} field={}", refusal.status, refusal.refusal.code.as_str(), refusal.refusal.field);
-        self.finish(self.desk.refused(refusal))
+        self.finish(None, self.desk.refused(refusal))
     }
 }
 
@@ -195,16 +205,17 @@ pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http:
 fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {
     let mut router = tide::with_state(desk);
     for route in &ROUTES {
-        let endpoint = route.endpoint;
-        router.at(route.path).method(route.method, move |request| call(request, endpoint));
+        let (endpoint, subject) = (route.endpoint, route.subject());
+        router.at(route.path).method(route.method, move |request| call(request, endpoint, subject));
     }
     router
 }
 
 /// The endpoint as tide calls it. Request and answer travel as extensions of tide's: there is nothing for it to parse or to add.
-async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide::Result {
+async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint, subject: Option<&'static str>) -> tide::Result {
     let desk = Arc::clone(request.state());
-    let subject = SUBJECTS.iter().find_map(|name| request.param(name).ok()).unwrap_or_default().to_owned();
+    // Asked only where the path has it: each miss would cost an error with a backtrace.
+    let subject = subject.and_then(|name| request.param(name).ok()).unwrap_or_default().to_owned();
     let inner: &mut tide::http::Request = request.as_mut();
     let outcome = match inner.ext_mut().remove::<Asked>() {
         Some(asked) => desk.answer(endpoint, &subject, asked).await,
@@ -215,8 +226,6 @@ async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint) -> tide
     Ok(response)
 }
 
-/// The parameters of paths other than the token; no path has two.
-const SUBJECTS: [&str; 4] = ["alias", "page", "mid", "id"];
 /// The router and the table disagree: a fault of ours.
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 

@@ -99,9 +99,9 @@ impl Rooms {
             return Err(HttpRefusal::new(Code::NotFound, "path"));
         }
         let token = query(head, "token");
-        let (address, claims) = self.gate.admit_request(head, peer, token.as_deref(), self.handle.token_time_s());
-        let claims = match claims {
-            Ok(claims) => claims.map(Arc::new),
+        let visitor = self.gate.admit_request(peer, head, token.as_deref(), false, self.handle.token_time_s());
+        let (address, claims) = match visitor {
+            Ok(visitor) => (visitor.address, visitor.claims.map(Arc::new)),
             Err(refusal) if upgrades && refusal.code == Code::BadToken => return Ok(Asked::TurnedAway(close_code::FORBIDDEN)),
             Err(Refusal { code, field, .. }) => return Err(HttpRefusal::new(code, field)),
         };
@@ -185,7 +185,7 @@ impl Service for Rooms {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
         let asked = self.judge(head, peer).map_err(|refusal| self.refused(refusal))?;
         let body_limit = if matches!(asked, Asked::Post(_)) { self.terms.get().frame_max } else { 0 };
-        Ok(Admission { body_limit, departure: Departure::GoesOn })
+        Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: None })
     }
 
     async fn respond(&self, request: Request) -> Answer {

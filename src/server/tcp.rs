@@ -13,13 +13,13 @@ use std::task::{Context, Poll};
 
 use futures::AsyncRead;
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_DOOR_FRAMES_MAX, BATCH_FRAMES_MAX, HEARD_EVERY};
 use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
 use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
-use crate::runtime::clock;
 use crate::runtime::handle::{Handle, TcpLink};
+use crate::server::arrival::Arrival;
 use crate::server::gate::Gate;
 use crate::server::listener::{Accepted, Permit};
 
@@ -70,10 +70,19 @@ impl TcpServer {
     /// Serves one connection until it ends. All that a link keeps while it is idle is in its [`Connection`]: an `async fn` would
     /// keep its arguments a second time.
     pub fn serve(self: &Arc<TcpServer>, accepted: Accepted) -> impl Future<Output = ()> + Send + use<> {
-        let Accepted { stream, peer, permit } = accepted;
+        let Accepted { stream, peer, arrival, permit } = accepted;
         let mut connection = Connection {
             link: self.handle.open_tcp(stream, peer.ip()),
-            reader: Reader { lines: Lines::new(self.frame_max()), kept: Vec::new(), used: 0, read_at: 0, begun: false, admitted: false },
+            reader: Reader {
+                lines: Lines::new(self.frame_max()),
+                kept: Vec::new(),
+                used: 0,
+                arrival,
+                came_at: 0,
+                told_at: 0,
+                begun: false,
+                admitted: false,
+            },
             address: peer.ip(),
             server: Arc::clone(self),
             _permit: permit,
@@ -110,30 +119,39 @@ impl Connection {
 
     /// Reads until a batch of frames is there, or no more can come.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Read> {
+        if self.link.is_broken() {
+            return Poll::Ready(Read::Broken);
+        }
         if self.reader.used < self.reader.kept.len() {
             return Poll::Ready(Read::Batch(self.reader.next_kept()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            loop {
-                let read = match Pin::new(&mut self.link.stream()).poll_read(context, scratch) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
-                    Poll::Ready(Ok(read)) => read,
-                };
-                if self.link.is_closing() {
-                    return Poll::Ready(Read::Closing);
-                }
-                let bytes = &scratch[..read];
-                if !self.reader.begun && self.is_http(bytes) {
-                    return Poll::Ready(Read::Broken);
-                }
-                self.reader.lines.set_frame_max(self.server.frame_max());
-                let batch = self.reader.take(bytes);
-                if !batch.frames.is_empty() {
-                    return Poll::Ready(Read::Batch(batch));
-                }
+            let attempt = Pin::new(&mut self.link.stream()).poll_read(context, scratch);
+            self.reader.came_at = self.reader.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
+            let read = match attempt {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
+                Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
+                Poll::Ready(Ok(read)) => read,
+            };
+            if self.link.is_closing() {
+                return Poll::Ready(Read::Closing);
             }
+            let bytes = &scratch[..read];
+            if !self.reader.begun && self.is_http(bytes) {
+                return Poll::Ready(Read::Broken);
+            }
+            self.reader.lines.set_frame_max(self.server.frame_max());
+            let batch = self.reader.take(bytes);
+            if !batch.frames.is_empty() {
+                return Poll::Ready(Read::Batch(batch));
+            }
+            if self.reader.must_tell() {
+                self.link.heard();
+            }
+            // Once more, but in turn: a peer that sends blanks as fast as they are read must not keep the others waiting.
+            context.waker().wake_by_ref();
+            Poll::Pending
         })
     }
 
@@ -216,7 +234,7 @@ enum Read {
 /// Frames that were read together.
 struct Batch {
     frames: Vec<Request>,
-    /// When their last byte was read: monotonic, µs. They may wait long for their turn, and an opening must not (Protocol §7).
+    /// When their last byte came: monotonic, µs. They may wait long for their turn, and an opening must not (Protocol §7).
     at: u64,
     /// Behind them a line was too long: nothing more can be read.
     overlong: bool,
@@ -228,8 +246,11 @@ struct Reader {
     /// Bytes read beyond the last batch; empty while idle.
     kept: Vec<u8>,
     used: usize,
+    arrival: Arrival,
     /// When the bytes last read came: monotonic, µs.
-    read_at: u64,
+    came_at: u64,
+    /// When the hub was last told of bytes that are no frame: monotonic, µs.
+    told_at: u64,
     /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.
@@ -239,9 +260,8 @@ struct Reader {
 impl Reader {
     /// A batch from bytes just read; what does not fit in it is kept.
     fn take(&mut self, bytes: &[u8]) -> Batch {
-        self.read_at = clock::mono_us();
         let mut input = bytes;
-        let batch = next_batch(&mut self.lines, &mut input, self.read_at);
+        let batch = next_batch(&mut self.lines, &mut input, self.came_at);
         if !input.is_empty() && !batch.overlong {
             self.kept = input.to_vec();
             self.used = 0;
@@ -249,10 +269,19 @@ impl Reader {
         batch
     }
 
+    /// Whether the hub is to be told that something came that is no frame. True at most once in [`HEARD_EVERY`].
+    fn must_tell(&mut self) -> bool {
+        let is_due = self.told_at + HEARD_EVERY.as_micros() as u64 <= self.came_at;
+        if is_due {
+            self.told_at = self.came_at;
+        }
+        is_due
+    }
+
     /// A batch from the bytes kept; perhaps empty, if only the beginning of a line is left.
     fn next_kept(&mut self) -> Batch {
         let mut input = &self.kept[self.used..];
-        let batch = next_batch(&mut self.lines, &mut input, self.read_at);
+        let batch = next_batch(&mut self.lines, &mut input, self.came_at);
         self.used = self.kept.len() - input.len();
         if input.is_empty() || batch.overlong {
             self.kept = Vec::new();
@@ -268,17 +297,18 @@ fn ends_batch(body: &Body) -> bool {
     matches!(body, Body::Pull { .. } | Body::GetTopic { .. })
 }
 
-/// As many frames as a batch may have, of bytes that were read at that time.
+/// As many frames as a batch may have, of bytes that came at that time.
 fn next_batch(lines: &mut Lines, input: &mut &[u8], at: u64) -> Batch {
     let mut frames = Vec::new();
-    let mut bytes = 0;
-    while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX {
+    let (mut bytes, mut doors) = (0, 0);
+    while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && doors < BATCH_DOOR_FRAMES_MAX {
         match lines.next(input) {
             Ok(None) => break,
             Ok(Some(line)) => {
                 bytes += line.len();
                 let frame = decode::request(line);
                 let is_last = ends_batch(&frame.body);
+                doors += usize::from(frame.body.is_door_frame());
                 frames.push(frame);
                 if is_last {
                     break;

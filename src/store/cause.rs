@@ -28,13 +28,15 @@ pub(super) fn cause(error: &rusqlite::Error) -> Cause {
         | E::Utf8Error(..)
         | E::InvalidColumnType(..)
         | E::ToSqlConversionFailure(_) => return Cause::Value,
+        E::SqlInputError { .. } => return Cause::Damaged,
         _ => return Cause::Disk,
     };
     match code.code {
         ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Cause::Value,
         ErrorCode::DiskFull => Cause::Full,
         ErrorCode::SystemIoFailure if code.extended_code == IO_ERROR_SHARED_MEMORY_SIZE => Cause::Full,
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Cause::Damaged,
+        // `Unknown` is SQLITE_ERROR: our own statements do not fit the tables, so these are not as they were made.
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown => Cause::Damaged,
         _ => Cause::Disk,
     }
 }

@@ -7,6 +7,7 @@ use rusqlite::{Error, Result, Row};
 
 use crate::hub::storage::{AliasId, Owed};
 use crate::names::{Alias, BadName, Mid, Topic};
+use crate::store::check::Check;
 
 /// A number for a column, which holds 63 bits.
 pub(super) fn number(value: u64) -> Result<i64> {
@@ -28,6 +29,24 @@ pub(super) fn get_number(row: &Row<'_>, column: usize) -> Result<u64> {
 /// The mid in a column.
 pub(super) fn get_mid(row: &Row<'_>, column: usize) -> Result<Mid> {
     get_number(row, column).map(Mid::new)
+}
+
+/// Holds a row against the check in `column`; rows of an older version have none.
+pub(super) fn verify(row: &Row<'_>, column: usize, check: Check) -> Result<()> {
+    match row.get::<_, Option<u32>>(column)? {
+        Some(written) if written != check.end() => Err(altered(column)),
+        _ => Ok(()),
+    }
+}
+
+/// A row is not as it was written.
+pub(super) fn altered(column: usize) -> Error {
+    Error::FromSqlConversionFailure(column, Type::Integer, "its check does not fit: the row is not as it was written".into())
+}
+
+/// A table or the whole file is not as it was written.
+pub(super) fn damaged(what: &str) -> Error {
+    Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(what.to_owned()))
 }
 
 /// The alias in a column.

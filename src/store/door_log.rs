@@ -1,9 +1,11 @@
 //! Statements about the door log, and the pages in which it is read (Protocol §7, §10).
 
-use rusqlite::{Connection, Result, Row};
+use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use crate::hub::storage::DoorEntry;
-use crate::store::columns::{get_number, get_text, get_text_or_null, number};
+use crate::store::check::Check;
+use crate::store::columns::{get_number, get_text, get_text_or_null, number, verify};
+use crate::store::findings::Findings;
 
 /// Which part of the door log to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +42,13 @@ pub struct DoorLogPage {
     pub lines: Vec<DoorLine>,
 }
 
+/// One entry, for [`get`].
+const ONE: &str = "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log WHERE id = ?1";
+
 /// Adds an entry, at a service time, ms. Written again, it keeps the result that it may have by then.
 pub(super) fn add(connection: &Connection, entry: &DoorEntry, service: u64) -> Result<()> {
-    let sql = "INSERT OR IGNORE INTO door_log (id, at, room, user, alias, label, address, doors, service) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let sql = "INSERT OR IGNORE INTO door_log (id, at, room, user, alias, label, address, doors, service, crc) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     connection.prepare_cached(sql)?.execute((
         number(entry.id)?,
         number(entry.at)?,
@@ -54,14 +59,18 @@ pub(super) fn add(connection: &Connection, entry: &DoorEntry, service: u64) -> R
         entry.address.as_ref(),
         entry.doors,
         number(service)?,
+        check(entry, None, None).end(),
     ))?;
     Ok(())
 }
 
-/// Sets the result of an entry.
+/// Sets the result of an entry. One that can't be read keeps the check that does not fit.
 pub(super) fn settle(connection: &Connection, id: u64, ok: bool, reason: Option<&str>) -> Result<()> {
-    let sql = "UPDATE door_log SET ok = ?2, reason = ?3 WHERE id = ?1";
-    connection.prepare_cached(sql)?.execute((number(id)?, ok, reason))?;
+    let row = connection.prepare_cached(ONE)?.query_row((number(id)?,), |row| Ok(get(row))).optional()?;
+    let Some(Ok(line)) = row else { return Ok(()) };
+    let sql = "UPDATE door_log SET ok = ?2, reason = ?3, crc = ?4 WHERE id = ?1";
+    let crc = check(&line.entry, Some(ok), reason).end();
+    connection.prepare_cached(sql)?.execute((number(id)?, ok, reason, crc))?;
     Ok(())
 }
 
@@ -73,18 +82,18 @@ pub(super) fn forget_before(connection: &Connection, service: u64) -> Result<()>
     Ok(())
 }
 
-/// Reads a page.
-pub(super) fn read(connection: &Connection, query: &DoorLogQuery) -> Result<DoorLogPage> {
+/// Reads a page. What can't be read is left out.
+pub(super) fn read(connection: &Connection, query: &DoorLogQuery, findings: &Findings) -> Result<DoorLogPage> {
     // Two texts of each, so that either finds its index.
     let (count, page) = match query.room {
         None => (
             "SELECT count(*) FROM door_log WHERE at >= ?1 AND at < ?2 AND ?3 IS NULL",
-            "SELECT id, at, room, user, alias, label, address, doors, ok, reason FROM door_log \
+            "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log \
              WHERE at >= ?1 AND at < ?2 AND ?3 IS NULL ORDER BY at DESC, id DESC LIMIT ?4 OFFSET ?5",
         ),
         Some(_) => (
             "SELECT count(*) FROM door_log WHERE at >= ?1 AND at < ?2 AND room = ?3",
-            "SELECT id, at, room, user, alias, label, address, doors, ok, reason FROM door_log \
+            "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log \
              WHERE at >= ?1 AND at < ?2 AND room = ?3 ORDER BY at DESC, id DESC LIMIT ?4 OFFSET ?5",
         ),
     };
@@ -92,8 +101,12 @@ pub(super) fn read(connection: &Connection, query: &DoorLogQuery) -> Result<Door
     let room = query.room.as_deref();
     let total = connection.prepare_cached(count)?.query_row((from, to, room), |row| get_number(row, 0))?;
     let mut statement = connection.prepare_cached(page)?;
-    let lines = statement.query_map((from, to, room, query.count, clamped(query.skip)), get)?;
-    Ok(DoorLogPage { total, lines: lines.collect::<Result<_>>()? })
+    let mut rows = statement.query((from, to, room, query.count, clamped(query.skip)))?;
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next()? {
+        lines.extend(findings.readable("door_log", format_args!("{:?}", row.get_ref(0)?), get(row))?);
+    }
+    Ok(DoorLogPage { total, lines })
 }
 
 /// A bound beyond what a column can hold is as good as the largest.
@@ -103,7 +116,7 @@ fn clamped(bound: u64) -> i64 {
 
 fn get(row: &Row<'_>) -> Result<DoorLine> {
     let text = |column| get_text(row, column).map(Box::from);
-    Ok(DoorLine {
+    let line = DoorLine {
         entry: DoorEntry {
             id: get_number(row, 0)?,
             at: get_number(row, 1)?,
@@ -116,7 +129,16 @@ fn get(row: &Row<'_>) -> Result<DoorLine> {
         },
         ok: row.get(8)?,
         reason: get_text_or_null(row, 9)?.map(Into::into),
-    })
+    };
+    verify(row, 10, check(&line.entry, line.ok, line.reason.as_deref()))?;
+    Ok(line)
+}
+
+/// Of all but the service time, which rules only when the entry is forgotten.
+fn check(entry: &DoorEntry, ok: Option<bool>, reason: Option<&str>) -> Check {
+    let check = Check::of("door_log").number(entry.id).number(entry.at).text(&entry.room).text(&entry.user);
+    let check = check.text(&entry.alias).text(&entry.label).text(&entry.address).number(entry.doors.into());
+    check.number(ok.map_or(2, u64::from)).text_or_null(reason)
 }
 
 #[cfg(test)]
@@ -147,7 +169,7 @@ mod tests {
     }
 
     fn ids(connection: &Connection, query: &DoorLogQuery) -> (u64, Vec<u64>) {
-        let page = read(connection, query).unwrap();
+        let page = read(connection, query, &Findings::default()).unwrap();
         (page.total, page.lines.iter().map(|line| line.entry.id).collect())
     }
 
@@ -171,7 +193,7 @@ mod tests {
         settle(&connection, 5, true, None).unwrap();
         add(&connection, &entry(6, "gate"), 700).unwrap();
         let query = DoorLogQuery { from: 40, to: u64::MAX, room: None, skip: 0, count: 3 };
-        let lines = read(&connection, &query).unwrap().lines;
+        let lines = read(&connection, &query, &Findings::default()).unwrap().lines;
         assert_eq!(lines[0], DoorLine { entry: entry(6, "gate"), ok: Some(false), reason: Some("no_answer".into()) });
         assert_eq!(lines[1], DoorLine { entry: entry(5, "garage"), ok: Some(true), reason: None });
         assert_eq!(lines[2], DoorLine { entry: entry(4, "gate"), ok: None, reason: None });

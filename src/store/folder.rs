@@ -2,8 +2,8 @@
 //! stands in them.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::store::fault::Fault;
@@ -11,18 +11,46 @@ use crate::store::fault::Fault;
 /// Only the owner of the process enters the folder.
 const FOLDER_MODE: u32 = 0o700;
 /// Only the owner of the process reads its files.
-const FILE_MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
+
+/// Bytes of the file `lock` that are read.
+const BOOT_BYTES_MAX: u64 = 64;
+/// Which boot of the machine this is: what was written in the same one can't have been lost with the power.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A data folder, locked against other processes until it is dropped.
 pub(super) struct Folder {
     path: PathBuf,
-    /// Never read: the lock ends when the file is closed.
-    _lock: File,
+    /// The lock ends when the file is closed. Nothing while the disk does not even allow that.
+    lock: Option<File>,
+    /// The folder was last opened by a process on this same boot.
+    same_boot: bool,
 }
 
 impl Folder {
-    /// Creates the folder (0700) if there is none, and locks it by its file `lock`.
+    /// The folder, which may fail: [`Folder::enter`] must succeed before anything in it is used.
+    pub(super) fn new(path: &Path) -> Folder {
+        Folder { path: path.to_owned(), lock: None, same_boot: false }
+    }
+
+    /// The folder, entered.
     pub(super) fn open(path: &Path) -> Result<Folder, Fault> {
+        let mut folder = Folder::new(path);
+        folder.enter()?;
+        Ok(folder)
+    }
+
+    /// Whether it was last opened since the machine was last started.
+    pub(super) fn is_same_boot(&self) -> bool {
+        self.same_boot
+    }
+
+    /// Creates the folder (0700) if there is none, and locks it by its file `lock`, unless that is done.
+    pub(super) fn enter(&mut self) -> Result<(), Fault> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let path = &self.path;
         if !path.is_dir() {
             let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path);
             made.map_err(Fault::file(path, "create"))?;
@@ -30,13 +58,20 @@ impl Folder {
             std::fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)).map_err(Fault::file(path, "set the permissions of"))?;
         }
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&lock_path);
-        let lock = lock.map_err(Fault::file(&lock_path, "open"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(Fault::InUse { folder: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(Fault::file(&lock_path, "lock")(source)),
+        let writable = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(FILE_MODE).open(&lock_path);
+        // A folder that can only be read is locked all the same: two servers must not both wait for it.
+        let lock = writable.or_else(|_| File::open(&lock_path)).map_err(Fault::file(&lock_path, "open"))?;
+        if let Err(error) = hand_over(&lock, path) {
+            log::warn!("store event=owner_not_set file={} error=\"{error}\"", lock_path.display());
         }
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Fault::InUse { folder: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(Fault::file(&lock_path, "lock")(source)),
+        }
+        self.same_boot = sign(&lock);
+        self.lock = Some(lock);
+        Ok(())
     }
 
     /// Where a file of that name is in the folder.
@@ -74,12 +109,43 @@ impl Folder {
     }
 }
 
+/// Writes into the lock which boot this is; true if that stood there already. It need not last: a boot that is not known counts as
+/// another one.
+fn sign(mut lock: &File) -> bool {
+    let Ok(boot) = std::fs::read(BOOT_ID) else { return false };
+    let mut before = Vec::new();
+    let is_same = lock.take(BOOT_BYTES_MAX).read_to_end(&mut before).is_ok() && before == boot;
+    if !is_same && (lock.set_len(0).is_err() || lock.rewind().is_err() || lock.write_all(&boot).is_err()) {
+        log::warn!("store event=lock_not_signed effect=\"damage to the log may be taken for a power cut at the next start\"");
+    }
+    is_same
+}
+
 /// Creates a file that only the owner can read; there must be none of that name.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create_new(true).write(true).mode(FILE_MODE).open(path)?;
     // The umask may have taken bits away; SQLite gives -wal and -shm the mode of the database.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    hand_over(&file, path.parent().unwrap_or(path))?;
     Ok(file)
+}
+
+/// Gives a file that root made in the folder of another account to that account, which could not open it otherwise.
+fn hand_over(file: &File, folder: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (file_owner, owner) = (file.metadata()?, std::fs::metadata(folder)?);
+    if file_owner.uid() == owner.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
+/// Bytes that may still be written to the disk that a file or folder is on.
+pub(super) fn free_space(path: &Path) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 #[cfg(test)]
@@ -103,11 +169,21 @@ mod tests {
     fn a_second_process_is_refused_while_the_first_lives() {
         let scratch = Scratch::new();
         let first = scratch.folder();
-        let fault = Folder::open(&scratch.data()).err().unwrap();
+        let fault = Folder::new(&scratch.data()).enter().unwrap_err();
         assert!(matches!(fault, Fault::InUse { .. }));
         assert!(fault.to_string().starts_with("another porter is running on this data folder"));
         drop(first);
-        assert!(Folder::open(&scratch.data()).is_ok());
+        assert!(Folder::new(&scratch.data()).enter().is_ok());
+    }
+
+    #[test]
+    fn a_folder_knows_whether_it_was_opened_on_this_boot() {
+        let scratch = Scratch::new();
+        assert!(!scratch.folder().is_same_boot());
+        assert!(scratch.folder().is_same_boot());
+        std::fs::write(scratch.file("lock"), "another boot").unwrap();
+        assert!(!scratch.folder().is_same_boot());
+        assert!(scratch.folder().is_same_boot());
     }
 
     #[test]

@@ -4,14 +4,15 @@ use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use crate::hub::storage::KeyRecord;
 use crate::names::Mid;
-use crate::store::columns::{get_mid, get_number, get_text, mid, number};
+use crate::store::check::Check;
+use crate::store::columns::{get_mid, get_number, get_text, mid, number, verify};
 
 /// All keys, oldest first, for [`get`].
-pub(super) const ALL: &str = "SELECT mid, at, publisher, id, online, stored FROM opts_id ORDER BY mid";
+pub(super) const ALL: &str = "SELECT mid, at, publisher, id, online, stored, crc FROM opts_id ORDER BY mid";
 
 /// Remembers a key.
 pub(super) fn save(connection: &Connection, key: &KeyRecord) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO opts_id (mid, at, publisher, id, online, stored) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let sql = "INSERT OR REPLACE INTO opts_id (mid, at, publisher, id, online, stored, crc) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     connection.prepare_cached(sql)?.execute((
         mid(key.mid),
         number(key.at)?,
@@ -19,6 +20,7 @@ pub(super) fn save(connection: &Connection, key: &KeyRecord) -> Result<()> {
         key.id.as_ref(),
         key.online,
         key.stored,
+        check(key).end(),
     ))?;
     Ok(())
 }
@@ -41,14 +43,21 @@ pub(super) fn forget(connection: &Connection, message: Mid) -> Result<()> {
 
 /// Reads a row of [`ALL`].
 pub(super) fn get(row: &Row<'_>) -> Result<KeyRecord> {
-    Ok(KeyRecord {
+    let key = KeyRecord {
         mid: get_mid(row, 0)?,
         at: get_number(row, 1)?,
         publisher: get_text(row, 2)?.into(),
         id: get_text(row, 3)?.into(),
         online: row.get(4)?,
         stored: row.get(5)?,
-    })
+    };
+    verify(row, 6, check(&key))?;
+    Ok(key)
+}
+
+fn check(key: &KeyRecord) -> Check {
+    let check = Check::of("opts_id").number(key.mid.number()).number(key.at).text(&key.publisher).text(&key.id);
+    check.number(key.online.into()).number(key.stored.into())
 }
 
 #[cfg(test)]

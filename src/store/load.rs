@@ -1,4 +1,5 @@
-//! What the store knew, streamed to the hub at the start. A row that can't be read is logged and left out; the start goes on.
+//! What the store knew, streamed to the hub at the start. A row that can't be read is noted and left out: one message lost is
+//! better than all of them set aside with it. A file that contradicts itself is an error.
 
 use std::collections::HashSet;
 
@@ -6,26 +7,26 @@ use rusqlite::{Connection, Result, Row, Rows};
 
 use crate::hub::storage::{AliasId, Owed, Restored};
 use crate::names::Mid;
-use crate::store::cause::{Cause, cause};
-use crate::store::columns::get_number;
+use crate::store::columns::damaged;
+use crate::store::findings::Findings;
 use crate::store::messages::{self, Messages, OwedMessage};
 use crate::store::{aliases, keys, meta};
 
 /// Gives all to `take` in the order that [`Restored`] names. `first_mid`: the first one that this run may give out.
 /// Deletes the endings whose message is gone, and the messages whose deliveries have all ended.
-pub(super) fn load(connection: &Connection, first_mid: Mid, take: &mut dyn FnMut(Restored)) -> Result<()> {
+pub(super) fn load(connection: &Connection, first_mid: Mid, findings: &Findings, take: &mut dyn FnMut(Restored)) -> Result<()> {
     let meta = meta::read(connection)?;
     let (stamp, newest_wall, next_alias) = (meta.stamp, meta.newest_wall, meta.next_alias);
     take(Restored::Counters { stamp, newest_wall, next_alias, first_mid });
 
     let mut known = HashSet::new();
-    each_row(connection, aliases::ALL, "alias", &mut |row| {
+    each_row(connection, aliases::ALL, "alias", findings, &mut |row| {
         let alias = aliases::get(row)?;
         known.insert(alias.id);
         take(Restored::Alias(alias));
         Ok(())
     })?;
-    each_row(connection, aliases::ALL_SUBSCRIPTIONS, "subscription", &mut |row| {
+    each_row(connection, aliases::ALL_SUBSCRIPTIONS, "subscription", findings, &mut |row| {
         let (alias, topic) = aliases::get_subscription(row)?;
         if known.contains(&alias) {
             take(Restored::Subscription(alias, topic));
@@ -33,21 +34,30 @@ pub(super) fn load(connection: &Connection, first_mid: Mid, take: &mut dyn FnMut
         Ok(())
     })?;
     tidy("orphans", messages::delete_orphans(connection));
-    let ended = load_messages(connection, &known, take)?;
+    let ended = load_messages(connection, &known, findings, take)?;
     tidy("ended", delete(connection, &ended));
-    each_row(connection, keys::ALL, "opts_id", &mut |row| {
+    each_row(connection, keys::ALL, "opts_id", findings, &mut |row| {
         take(Restored::Key(keys::get(row)?));
         Ok(())
     })
 }
 
 /// Returns the messages that nobody is owed any more.
-fn load_messages(connection: &Connection, known: &HashSet<AliasId>, take: &mut dyn FnMut(Restored)) -> Result<Vec<Mid>> {
+fn load_messages(
+    connection: &Connection,
+    known: &HashSet<AliasId>,
+    findings: &Findings,
+    take: &mut dyn FnMut(Restored),
+) -> Result<Vec<Mid>> {
     let mut statement = connection.prepare(messages::ALL_ENDED)?;
-    let mut endings = Endings::start(statement.query(())?)?;
+    let mut endings = Endings::start(statement.query(())?, findings)?;
     let mut ended = Vec::new();
-    each_row(connection, messages::ALL, "message", &mut |row| {
-        let OwedMessage { mid, expires, bytes, receipt, publisher, mut receivers } = messages::get_owed(row)?;
+    let mut last = None;
+    each_row(connection, messages::ALL, "message", findings, &mut |row| {
+        let OwedMessage { mid, expires, ts, bytes, receipt, publisher, mut receivers } = messages::get_owed(row)?;
+        if last.replace(mid).is_some_and(|last| last >= mid) {
+            return Err(damaged("the messages are not in the order of their numbers"));
+        }
         endings.strike(mid, &mut receivers)?;
         if receivers.is_empty() {
             ended.push(mid);
@@ -62,7 +72,7 @@ fn load_messages(connection: &Connection, known: &HashSet<AliasId>, take: &mut d
         });
         if !receivers.is_empty() {
             let publisher = publisher.filter(|_| receipt);
-            take(Restored::Message { mid, expires, bytes, receipt, publisher, receivers });
+            take(Restored::Message { mid, expires, ts, bytes, receipt, publisher, receivers });
         }
         Ok(())
     })?;
@@ -72,23 +82,27 @@ fn load_messages(connection: &Connection, known: &HashSet<AliasId>, take: &mut d
 /// The rows of `ended`, read beside those of `message`: both ascend by mid.
 struct Endings<'s> {
     rows: Rows<'s>,
+    findings: &'s Findings,
     next: Option<(u64, AliasId)>,
     /// Of one message; kept for its space.
     struck: Vec<AliasId>,
 }
 
 impl<'s> Endings<'s> {
-    fn start(rows: Rows<'s>) -> Result<Endings<'s>> {
-        let mut endings = Endings { rows, next: None, struck: Vec::new() };
+    fn start(rows: Rows<'s>, findings: &'s Findings) -> Result<Endings<'s>> {
+        let mut endings = Endings { rows, findings, next: None, struck: Vec::new() };
         endings.step()?;
         Ok(endings)
     }
 
+    /// The next that can be read: a delivery whose ending can't be comes again, which is allowed.
     fn step(&mut self) -> Result<()> {
-        self.next = match self.rows.next()? {
-            Some(row) => Some((get_number(row, 0)?, AliasId(get_number(row, 1)?))),
-            None => None,
-        };
+        self.next = None;
+        while self.next.is_none() {
+            let Some(row) = self.rows.next()? else { return Ok(()) };
+            let ended = self.findings.readable("ended", format_args!("{:?}", row.get_ref(0)?), messages::get_ended(row))?;
+            self.next = ended.map(|(mid, alias)| (mid.number(), alias));
+        }
         Ok(())
     }
 
@@ -109,16 +123,18 @@ impl<'s> Endings<'s> {
     }
 }
 
-fn each_row(connection: &Connection, sql: &str, table: &str, take: &mut dyn FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
+fn each_row(
+    connection: &Connection,
+    sql: &str,
+    table: &str,
+    findings: &Findings,
+    take: &mut dyn FnMut(&Row<'_>) -> Result<()>,
+) -> Result<()> {
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query(())?;
     while let Some(row) = rows.next()? {
-        match take(row) {
-            Err(error) if cause(&error) == Cause::Value => {
-                log::error!("store event=bad_row table={table} key={:?} error=\"{error}\"", row.get_ref(0)?);
-            }
-            other => other?,
-        }
+        let taken = take(row);
+        findings.readable(table, format_args!("{:?}", row.get_ref(0)?), taken)?;
     }
     Ok(())
 }
@@ -157,7 +173,7 @@ mod tests {
     fn a_new_database_knows_nothing() {
         let scratch = Scratch::new();
         let mut all = Vec::new();
-        scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
+        scratch.open().unwrap().stream(&mut |restored| all.push(restored)).unwrap();
         let first_mid = Mid::new(1 << 40);
         assert_eq!(all, [Restored::Counters { stamp: Stamp::default(), newest_wall: 0, next_alias: AliasId(1), first_mid }]);
     }
@@ -183,7 +199,7 @@ mod tests {
         database.close();
 
         let mut all = Vec::new();
-        scratch.open().unwrap().load(&mut |restored| all.push(restored)).unwrap();
+        scratch.open().unwrap().stream(&mut |restored| all.push(restored)).unwrap();
         let receivers = |list: &[(u64, Option<u16>)]| list.iter().map(|&(id, topic)| Owed { alias: AliasId(id), topic }).collect();
         let expected = [
             Restored::Counters {
@@ -199,6 +215,7 @@ mod tests {
             Restored::Message {
                 mid: Mid::new(5),
                 expires: 900,
+                ts: 1_700_000_000_000,
                 bytes: 11,
                 receipt: true,
                 publisher: Some(Alias::new("m_2").unwrap()),
@@ -207,6 +224,7 @@ mod tests {
             Restored::Message {
                 mid: Mid::new(8),
                 expires: 900,
+                ts: 1_700_000_000_000,
                 bytes: 4,
                 receipt: false,
                 publisher: None,
@@ -255,7 +273,7 @@ mod tests {
         database.close();
         scratch.edit(
             "UPDATE message SET receivers = 'damaged' WHERE mid = 6; UPDATE alias SET name = 'b' || char(7) WHERE id = 2;
-             UPDATE message SET expires = -1 WHERE mid = 7; INSERT INTO subscription VALUES (1, '');",
+             UPDATE message SET expires = -1 WHERE mid = 7; INSERT INTO subscription VALUES (1, '', NULL);",
         );
         let database = scratch.open().unwrap();
         assert_eq!(owed(&database), [(4, vec![1])]);
@@ -264,6 +282,66 @@ mod tests {
         database.close();
         let kept: u32 = scratch.shell().query_row("SELECT count(*) FROM message", (), |row| row.get(0)).unwrap();
         assert_eq!(kept, 4, "what can't be read is left for people");
+    }
+
+    /// A row of each table, altered where only its check can tell.
+    #[test]
+    fn a_row_that_is_not_as_it_was_written_is_left_out_and_noted() {
+        let altered = [
+            "UPDATE message SET receivers = '[2]' WHERE mid = 4",
+            "UPDATE message SET expires = expires + 1 WHERE mid = 4",
+            "UPDATE message SET topic_of = 1 WHERE mid = 4",
+            "UPDATE message SET topics = replace(topics, 'news', 'newt') WHERE mid = 4",
+            "UPDATE message SET body = body || ' ' WHERE mid = 4",
+            "UPDATE message SET mid = 3 WHERE mid = 4",
+            "UPDATE message SET flags = flags & ~2 WHERE mid = 4",
+            "UPDATE message SET flags = flags | 4 WHERE mid = 4",
+            "UPDATE alias SET name = 'c' WHERE id = 1",
+            "UPDATE alias SET id = 7 WHERE id = 1",
+            "UPDATE subscription SET topic = 'u'",
+            "UPDATE ended SET alias = 1",
+            "UPDATE opts_id SET online = online + 1",
+        ];
+        for sql in altered {
+            let scratch = Scratch::new();
+            let mut database = scratch.open().unwrap();
+            let changes = vec![
+                Change::SaveAlias(alias(1, "a")),
+                Change::SaveAlias(alias(2, "b")),
+                Change::Subscribe(AliasId(1), Topic::new("t").unwrap()),
+                save(message(4, "1"), &[(1, Some(0))]),
+                save(message(5, "1"), &[(1, None), (2, None)]),
+                Change::EndDelivery { mid: Mid::new(5), alias: AliasId(2) },
+                Change::SaveKey(key(5, 1)),
+            ];
+            assert_eq!(database.commit(&batch(1, changes)), committed());
+            let whole = load(&database);
+            database.close();
+            scratch.edit(sql);
+            let database = scratch.open().unwrap();
+            let left = load(&database);
+            let [found] = &database.findings().list()[..] else { panic!("{sql}: {:?}", database.findings()) };
+            assert_eq!(found.name(), "rows_damaged", "{sql}");
+            // An ending that does not count brings its delivery again.
+            let comes_again = |one: &Restored| matches!(one, Restored::Message { receivers, .. } if receivers.len() == 2);
+            assert!(left.iter().all(|one| whole.contains(one) || comes_again(one)), "{sql}: {left:?}");
+        }
+    }
+
+    #[test]
+    fn rows_of_an_older_version_have_no_check_and_are_taken() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let changes = vec![Change::SaveAlias(alias(1, "a")), save(message(4, "1"), &[(1, None)]), Change::SaveKey(key(4, 1))];
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        let whole = load(&database);
+        database.close();
+        scratch.edit(
+            "UPDATE message SET flags = flags & 1; UPDATE alias SET crc = NULL; UPDATE opts_id SET crc = NULL; UPDATE meta SET crc = NULL",
+        );
+        let database = scratch.open().unwrap();
+        assert_eq!(load(&database), whole);
+        assert!(database.findings().list().is_empty());
     }
 
     #[test]

@@ -5,18 +5,31 @@ use rusqlite::{CachedStatement, Connection, Result, Row};
 use crate::hub::storage::{AliasId, Owed};
 use crate::names::{Alias, Mid};
 use crate::protocol::frame::Message;
-use crate::store::cause::{Cause, cause};
+use crate::store::check::Check;
 use crate::store::columns::{
-    ReceiversText, get_alias_or_null, get_mid, get_number, get_receivers, get_text, get_topics, mid, number, topics_text,
+    ReceiversText, altered, get_alias_or_null, get_mid, get_number, get_receivers, get_text, get_text_or_null, get_topics, mid, number,
+    topics_text, verify,
 };
+use crate::store::findings::Findings;
 
 /// Bit of `flags`: a delivery report is kept.
 const FLAG_RECEIPT: u32 = 1;
+/// Bit of `flags`: the row has checks, in the bits of `flags` from [`BODY_CHECK_AT`] and [`HEAD_CHECK_AT`] on.
+const FLAG_CHECKED: u32 = 2;
+/// Bits of `flags` before the checks.
+const FLAGS: u32 = 0xff;
+/// 24 bits of the body's check.
+const BODY_CHECK_AT: u32 = 8;
+const BODY_CHECK: u32 = 0xff_ffff;
+/// 31 bits of the check of all other columns: a column has 63 that are no sign.
+const HEAD_CHECK_AT: u32 = 32;
+const HEAD_CHECK: u32 = 0x7fff_ffff;
 
 /// All messages without their bodies, oldest first, for [`get_owed`].
-pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, topic_of, octet_length(body) FROM message ORDER BY mid";
+pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, topic_of, octet_length(body), ts, topics \
+                             FROM message ORDER BY mid";
 /// All deliveries that ended before their messages, in the order of [`ALL`].
-pub(super) const ALL_ENDED: &str = "SELECT mid, alias FROM ended ORDER BY mid, alias";
+pub(super) const ALL_ENDED: &str = "SELECT mid, alias, crc FROM ended ORDER BY mid, alias";
 
 /// The statements of the hot path, prepared once for a transaction.
 pub(super) struct Messages<'c> {
@@ -36,7 +49,7 @@ impl<'c> Messages<'c> {
             save: connection.prepare_cached(save)?,
             delete: connection.prepare_cached("DELETE FROM message WHERE mid = ?1")?,
             delete_ended: connection.prepare_cached("DELETE FROM ended WHERE mid = ?1")?,
-            end: connection.prepare_cached("INSERT OR IGNORE INTO ended (mid, alias) VALUES (?1, ?2)")?,
+            end: connection.prepare_cached("INSERT OR IGNORE INTO ended (mid, alias, crc) VALUES (?1, ?2, ?3)")?,
             receivers: ReceiversText::default(),
         })
     }
@@ -44,13 +57,25 @@ impl<'c> Messages<'c> {
     /// Inserts or replaces a message and who is still owed it.
     pub(super) fn save(&mut self, message: &Message, receivers: &[Owed]) -> Result<()> {
         self.receivers.write(receivers)?;
+        let topics = topics_text(&message.topics);
+        let head = Head {
+            mid: message.mid,
+            expires: message.expires,
+            ts: message.ts,
+            flags: FLAG_CHECKED | if message.receipt { FLAG_RECEIPT } else { 0 },
+            publisher: message.publisher.as_ref().map(Alias::as_str),
+            topics: topics.as_deref(),
+            receivers: &self.receivers.ids,
+            topic_of: self.receivers.topic_of(),
+            body_bytes: message.body.len() as u64,
+        };
         self.save.execute((
             mid(message.mid),
             number(message.expires)?,
             number(message.ts)?,
-            if message.receipt { FLAG_RECEIPT } else { 0 },
-            message.publisher.as_ref().map(Alias::as_str),
-            topics_text(&message.topics),
+            head.sealed(body_check(&message.body)),
+            head.publisher,
+            head.topics,
             &self.receivers.ids,
             self.receivers.topic_of(),
             message.body.as_ref(),
@@ -67,7 +92,7 @@ impl<'c> Messages<'c> {
 
     /// Notes that one of several deliveries has ended.
     pub(super) fn end(&mut self, message: Mid, alias: AliasId) -> Result<()> {
-        self.end.execute((mid(message), number(alias.0)?))?;
+        self.end.execute((mid(message), number(alias.0)?, ended_check(message, alias).end()))?;
         Ok(())
     }
 }
@@ -84,6 +109,8 @@ pub(super) struct OwedMessage {
     pub(super) mid: Mid,
     /// Service time, ms.
     pub(super) expires: u64,
+    /// When it was published: wall clock, ms.
+    pub(super) ts: u64,
     /// Bytes of its body.
     pub(super) bytes: u32,
     /// Whether a report is kept.
@@ -96,45 +123,129 @@ pub(super) struct OwedMessage {
 
 /// Reads a row of [`ALL`].
 pub(super) fn get_owed(row: &Row<'_>) -> Result<OwedMessage> {
-    let flags: u32 = row.get(2)?;
-    Ok(OwedMessage {
+    let sealed: i64 = row.get(2)?;
+    let head = Head {
         mid: get_mid(row, 0)?,
         expires: get_number(row, 1)?,
+        ts: get_number(row, 7)?,
+        flags: flags(sealed),
+        publisher: get_text_or_null(row, 3)?,
+        topics: get_text_or_null(row, 8)?,
+        receivers: get_text(row, 4)?,
+        topic_of: get_text_or_null(row, 5)?,
+        body_bytes: get_number(row, 6)?,
+    };
+    head.verify(sealed)?;
+    Ok(OwedMessage {
+        mid: head.mid,
+        expires: head.expires,
+        ts: head.ts,
         bytes: row.get(6)?,
-        receipt: flags & FLAG_RECEIPT != 0,
+        receipt: head.flags & FLAG_RECEIPT != 0,
         publisher: get_alias_or_null(row, 3)?,
         receivers: get_receivers(row, 4, 5)?,
     })
 }
 
-/// Reads messages whole, in the order of `mids`. What has no row is left out, and so is, with an error in the log, what
-/// can't be read.
-pub(super) fn read(connection: &Connection, mids: &[Mid]) -> Result<Vec<Message>> {
-    let sql = "SELECT expires, ts, flags, publisher, topics, body FROM message WHERE mid = ?1";
+/// Reads a row of [`ALL_ENDED`].
+pub(super) fn get_ended(row: &Row<'_>) -> Result<(Mid, AliasId)> {
+    let (message, alias) = (get_mid(row, 0)?, AliasId(get_number(row, 1)?));
+    verify(row, 2, ended_check(message, alias))?;
+    Ok((message, alias))
+}
+
+/// Reads messages whole, in the order of `mids`. What has no row is left out, and so is what can't be read.
+pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Message>> {
+    let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body FROM message WHERE mid = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let mut messages = Vec::with_capacity(mids.len());
     for number in mids {
         let mut rows = statement.query((mid(*number),))?;
-        match rows.next()?.map(|row| get(*number, row)) {
-            Some(Err(error)) if cause(&error) == Cause::Value => {
-                log::error!("store event=bad_row table=message key={number} error=\"{error}\"");
-            }
-            Some(message) => messages.push(message?),
-            None => {}
+        if let Some(row) = rows.next()? {
+            messages.extend(findings.readable("message", number, get(*number, row))?);
         }
     }
     Ok(messages)
 }
 
 fn get(mid: Mid, row: &Row<'_>) -> Result<Message> {
-    let flags: u32 = row.get(2)?;
-    Ok(Message {
+    let sealed: i64 = row.get(2)?;
+    let body = get_text(row, 7)?;
+    let head = Head {
         mid,
         expires: get_number(row, 0)?,
         ts: get_number(row, 1)?,
-        receipt: flags & FLAG_RECEIPT != 0,
+        flags: flags(sealed),
+        publisher: get_text_or_null(row, 3)?,
+        topics: get_text_or_null(row, 4)?,
+        receivers: get_text(row, 5)?,
+        topic_of: get_text_or_null(row, 6)?,
+        body_bytes: body.len() as u64,
+    };
+    head.verify(sealed)?;
+    if head.flags & FLAG_CHECKED != 0 && written_body_check(sealed) != body_check(body) {
+        return Err(altered(7));
+    }
+    Ok(Message {
+        mid,
+        expires: head.expires,
+        ts: head.ts,
+        receipt: head.flags & FLAG_RECEIPT != 0,
         publisher: get_alias_or_null(row, 3)?,
         topics: get_topics(row, 4)?,
-        body: get_text(row, 5)?.into(),
+        body: body.into(),
     })
+}
+
+/// All of a row but the body itself, as its check goes over it.
+struct Head<'r> {
+    mid: Mid,
+    expires: u64,
+    ts: u64,
+    flags: u32,
+    publisher: Option<&'r str>,
+    topics: Option<&'r str>,
+    receivers: &'r str,
+    topic_of: Option<&'r str>,
+    body_bytes: u64,
+}
+
+impl Head<'_> {
+    fn check(&self, body_check: u32) -> u32 {
+        let check = Check::of("message").number(self.mid.number()).number(self.expires).number(self.ts);
+        let check = check.number(u64::from(self.flags) | u64::from(body_check) << BODY_CHECK_AT | self.body_bytes << 32);
+        let check = check.text_or_null(self.publisher).text_or_null(self.topics).text(self.receivers);
+        check.text_or_null(self.topic_of).end() & HEAD_CHECK
+    }
+
+    /// The column `flags`: with both checks.
+    fn sealed(&self, body_check: u32) -> i64 {
+        i64::from(self.flags) | i64::from(body_check) << BODY_CHECK_AT | i64::from(self.check(body_check)) << HEAD_CHECK_AT
+    }
+
+    /// Holds the row against the column `flags`. A row of an older version has no checks, and nothing stands in their place.
+    fn verify(&self, sealed: i64) -> Result<()> {
+        let is_whole = if self.flags & FLAG_CHECKED == 0 {
+            sealed == i64::from(self.flags)
+        } else {
+            sealed == self.sealed(written_body_check(sealed))
+        };
+        if is_whole { Ok(()) } else { Err(altered(2)) }
+    }
+}
+
+fn flags(sealed: i64) -> u32 {
+    sealed as u32 & FLAGS
+}
+
+fn written_body_check(sealed: i64) -> u32 {
+    (sealed >> BODY_CHECK_AT) as u32 & BODY_CHECK
+}
+
+fn body_check(body: &str) -> u32 {
+    Check::of("body").text(body).end() & BODY_CHECK
+}
+
+fn ended_check(message: Mid, alias: AliasId) -> Check {
+    Check::of("ended").number(message.number()).number(alias.0)
 }

@@ -5,17 +5,35 @@ use std::path::Path;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use crate::store::columns::damaged;
 use crate::store::fault::Fault;
 
 /// The steps in order: step n leads to version n. Never edited after a release.
-const STEPS: [&str; 2] = [include_str!("../../migrations/0001_init.sql"), include_str!("../../migrations/0002_clock.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("../../migrations/0001_init.sql"),
+    include_str!("../../migrations/0002_clock.sql"),
+    include_str!("../../migrations/0003_checks.sql"),
+];
 
 /// The version that this program reads and writes.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
 
+/// From this version on the number stands in the file twice: `user_version`, and `application_id` as [`APPLICATION`] plus the number.
+/// A newer Porter keeps to that, so that a flipped bit is told from a newer version.
+const TWICE_FROM: u32 = 3;
+/// "Po".
+const APPLICATION: u32 = 0x506f_0000;
+
 /// The database's version; 0: it is empty. A newer one than this program knows is refused.
 pub(super) fn version(connection: &Connection, path: &Path) -> Result<u32, Fault> {
-    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(Fault::database(path, "open"))?;
+    let number = |pragma| {
+        let number = connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+        number.map(i32::cast_unsigned).map_err(Fault::database(path, "open"))
+    };
+    let (found, application) = (number("user_version")?, number("application_id")?);
+    if application != if found < TWICE_FROM { 0 } else { APPLICATION.wrapping_add(found) } {
+        return Err(Fault::database(path, "open")(damaged("its version stands in it twice, and not the same")));
+    }
     if found > KNOWN {
         return Err(Fault::Newer { database: path.to_owned(), found, known: KNOWN });
     }
@@ -35,6 +53,9 @@ fn apply(connection: &Connection, step: &str, number: u32) -> rusqlite::Result<(
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     transaction.execute_batch(step)?;
     transaction.pragma_update(None, "user_version", number)?;
+    if number >= TWICE_FROM {
+        transaction.pragma_update(None, "application_id", APPLICATION + number)?;
+    }
     transaction.commit()
 }
 
@@ -63,13 +84,25 @@ mod tests {
     fn a_newer_database_is_refused_and_left_alone() {
         let scratch = Scratch::new();
         scratch.open().unwrap().close();
-        scratch.edit(&format!("PRAGMA user_version = {}", KNOWN + 6));
+        let newer = KNOWN + 6;
+        scratch.edit(&format!("PRAGMA user_version = {newer}; PRAGMA application_id = {}", APPLICATION + newer));
         let fault = scratch.open().err().unwrap();
         assert!(matches!(fault, Fault::Newer { found, known: KNOWN, .. } if found == KNOWN + 6));
         let text = format!("has version {}, but this porter knows versions up to {KNOWN}", KNOWN + 6);
         assert!(fault.to_string().contains(&text), "{fault}");
         let kept: u32 = scratch.shell().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(kept, KNOWN + 6);
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_version_is_damage_and_no_newer_version() {
+        for bit in 0..32 {
+            let scratch = Scratch::new();
+            scratch.open().unwrap().close();
+            scratch.edit(&format!("PRAGMA user_version = {}", (KNOWN ^ (1 << bit)).cast_signed()));
+            let fault = version(&scratch.shell(), &scratch.file("porter.db")).unwrap_err();
+            assert!(fault.is_damage(), "bit {bit}: {fault}");
+        }
     }
 
     #[test]
@@ -92,6 +125,34 @@ mod tests {
             "none from before service time began, or ahead of it"
         );
         assert_eq!(numbers("SELECT service FROM door_log"), [900]);
+    }
+
+    /// A database as version 2 left it, opened as a whole.
+    #[test]
+    fn an_older_database_opens_with_all_that_is_in_it() {
+        let scratch = Scratch::new();
+        let _folder = scratch.folder();
+        let old = Connection::open(scratch.file("porter.db")).unwrap();
+        old.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").unwrap();
+        apply(&old, STEPS[0], 1).unwrap();
+        apply(&old, STEPS[1], 2).unwrap();
+        let rows = "UPDATE meta SET service = 1000, wall = 50000, next_alias = 3, mid_block = 1;
+             INSERT INTO alias VALUES (1, 'a', 1, 2, 3, 'tcp', NULL), (2, 'b', 1, 2, 3, NULL, '{}');
+             INSERT INTO subscription VALUES (1, 'news');
+             INSERT INTO message VALUES (5, 9000, 7, 1, 'p', '[\"news\"]', '[1,1]', '0', '\"x\"');
+             INSERT INTO ended VALUES (5, 2);
+             INSERT INTO opts_id VALUES (5, 1, 'alias:p', 'k', 0, 2);";
+        old.execute_batch(rows).unwrap();
+        drop((old, _folder));
+        std::fs::write(scratch.file("mids"), "1\n").unwrap();
+        let database = scratch.open().unwrap();
+        let all = crate::store::samples::load(&database);
+        assert!(database.findings().list().is_empty(), "{:?}", database.findings());
+        assert_eq!(all.len(), 2 + 1 + 1 + 1, "{all:?}");
+        assert_eq!(crate::store::samples::owed(&database), [(5, vec![1])]);
+        database.close();
+        let database = scratch.open().unwrap();
+        assert!(database.findings().list().is_empty());
     }
 
     #[test]

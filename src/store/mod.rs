@@ -3,29 +3,38 @@
 //! One thread writes, a batch at a time, each batch one transaction that is synced before it is confirmed; two threads
 //! read. All that this module knows of messages it knows as rows: who is owed what, and until when, is the hub's affair.
 //!
-//! The data folder holds `porter.db` (with `-wal` and `-shm`), `mids`, `reserve` and `lock`. The order on disk is that of
+//! The data folder holds `porter.db` (with `-wal` and `-shm`), `mids`, `reserve`, `lock` and `damaged`, if damage was met. The order on disk is that of
 //! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
 
 mod aliases;
+mod aside;
+pub mod backup;
 mod cause;
+mod check;
 mod columns;
 mod connection;
 mod database;
 pub mod door_log;
 pub mod fault;
+pub mod findings;
 mod folder;
+pub mod health;
 mod keys;
 mod load;
 mod messages;
 mod meta;
 pub mod mids;
 mod migrate;
+mod opening;
 mod reader;
 mod reports;
 mod reserve;
+pub mod restore;
 #[cfg(test)]
 mod samples;
 mod transaction;
+pub mod verify;
+mod wal;
 mod writer;
 
 use std::fmt;
@@ -43,8 +52,8 @@ use crate::protocol::frame::Message;
 use crate::store::database::Database;
 use crate::store::door_log::{DoorLogPage, DoorLogQuery};
 use crate::store::fault::Fault;
-use crate::store::folder::Folder;
-use crate::store::reader::{Question, Questions};
+use crate::store::findings::Findings;
+use crate::store::reader::{Place, Question, Questions};
 use crate::store::writer::Command;
 
 /// Threads that read: one slow question does not hold up the other pages.
@@ -55,21 +64,21 @@ const LOOKUPS_MAX: usize = 16;
 const COMMANDS_MAX: usize = 2;
 
 /// Where the data is and how careful to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The data folder; made if there is none.
     pub folder: PathBuf,
-    /// Go on with an empty database where the old one is gone (`--accept-data-loss`).
-    pub accept_data_loss: bool,
     /// Size of the file `reserve`, in bytes.
     pub reserve_bytes: u64,
+    /// The wall clock, ms since 1970: for the names of what is set aside, and for mids where nothing else is left.
+    pub wall: fn() -> u64,
 }
 
 impl Options {
     /// The usual options for a data folder.
     #[must_use]
-    pub fn new(folder: PathBuf) -> Options {
-        Options { folder, accept_data_loss: false, reserve_bytes: RESERVE_BYTES }
+    pub fn new(folder: PathBuf, wall: fn() -> u64) -> Options {
+        Options { folder, reserve_bytes: RESERVE_BYTES, wall }
     }
 }
 
@@ -92,7 +101,13 @@ pub enum Answer {
     },
     /// The next block of mids: all mids below this one may be given out.
     Block(Result<Mid, Trouble>),
+    /// The disk was found full while tidying: the next batches may hold deletions only (see [`Outcome::Committed`]).
+    Full,
 }
+
+/// Takes what a database knows that could not be opened at the start, in the order that [`Restored`] names, in pieces; `true` with
+/// the last. If that fails midway it begins again. Called on the writing thread; the next piece comes when it has returned.
+pub type Restore = Box<dyn FnMut(Vec<Restored>, bool) + Send>;
 
 /// Takes the store's answers. It is called on the store's threads, and must neither wait nor panic.
 pub type Answers = Arc<dyn Fn(Answer) + Send + Sync>;
@@ -126,10 +141,23 @@ impl Store {
     /// Locks the data folder, opens or creates the database, and takes a block of mids.
     ///
     /// # Errors
-    /// If the folder can't be used; see [`Fault`]. A full disk alone is no error: then [`Store::is_storing`] is false.
+    /// If a person has to choose first: another server runs, or a newer Porter wrote the database. A damaged database is set aside, and
+    /// a disk that is full or fails is no error: see [`Store::findings`] and [`Store::is_open`].
     pub fn open(options: &Options) -> Result<Store, Fault> {
-        let folder = Folder::open(&options.folder)?;
-        Ok(Store { database: Database::open(folder, options.accept_data_loss, options.reserve_bytes)? })
+        Ok(Store { database: Database::open(options)? })
+    }
+
+    /// What was found wrong, now and later.
+    #[must_use]
+    pub fn findings(&self) -> Findings {
+        self.database.findings().clone()
+    }
+
+    /// Whether [`Store::load`] gives what is stored. Else the disk does not allow it now: it is tried each time that a batch comes,
+    /// and what is stored then goes to the [`Restore`].
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.database.is_trusted()
     }
 
     /// The mids that may be given out. Ask for more ([`StoreHandle::take_block`]) when three quarters are used.
@@ -144,28 +172,44 @@ impl Store {
         self.database.is_storing()
     }
 
-    /// Gives all that is stored to `take`, in the order that [`Restored`] names.
-    ///
-    /// # Errors
-    /// If the database can't be read. Single rows that can't be are logged and left out.
-    pub fn load(&mut self, take: &mut dyn FnMut(Restored)) -> Result<(), Fault> {
+    /// The database's file.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.database.path().to_owned()
+    }
+
+    /// The file of its log, the WAL.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        let mut path = self.database.path().as_os_str().to_owned();
+        path.push("-wal");
+        path.into()
+    }
+
+    /// Gives all that is stored to `take`, in the order that [`Restored`] names. Single rows that can't be read are noted and left out.
+    /// False: it could not be read to its end, so that all that was given must be thrown away; call again, at most twice.
+    #[must_use]
+    pub fn load(&mut self, take: &mut dyn FnMut(Restored)) -> bool {
         self.database.load(take)
     }
 
-    /// Starts the threads. `answers` is called on them.
+    /// Starts the threads. `answers` is called on them; `restore` is, if the database is not open yet.
     ///
     /// # Errors
     /// If the system gives no threads.
-    pub fn start(self, answers: Answers) -> Result<StoreHandle, Fault> {
+    pub fn start(self, answers: Answers, restore: Restore) -> Result<StoreHandle, Fault> {
         let mut database = self.database;
+        if !database.is_trusted() {
+            database.restore_to(restore);
+        }
         let lookups = Arc::new(AtomicUsize::new(0));
         let (ask, asked) = sync_channel(PAGES_IN_FLIGHT_MAX + LOOKUPS_MAX);
         let questions = Arc::new(Questions::new(asked, lookups.clone()));
         let mut readers = Vec::new();
         for number in 1..=READERS {
             let (questions, slot) = (questions.clone(), database.add_reader());
-            let (path, answers) = (database.path().to_owned(), answers.clone());
-            readers.push(spawn(format!("store-read-{number}"), move || reader::run(&questions, &slot, &path, &answers))?);
+            let (place, answers) = (Place { path: database.path().to_owned(), findings: database.findings().clone() }, answers.clone());
+            readers.push(spawn(format!("store-read-{number}"), move || reader::run(&questions, &slot, &place, &answers))?);
         }
         let (command, commands) = sync_channel(COMMANDS_MAX);
         let writer = spawn("store-write".into(), move || writer::run(database, &commands, &answers))?;
@@ -272,7 +316,7 @@ mod tests {
     fn start(scratch: &Scratch) -> (StoreHandle, Receiver<Answer>) {
         let (send, receive) = sync_channel(100);
         let answers: Answers = Arc::new(move |answer| send.try_send(answer).unwrap());
-        let handle = Store::open(&scratch.options()).unwrap().start(answers).unwrap();
+        let handle = Store::open(&scratch.options()).unwrap().start(answers, Box::new(|_, _| {})).unwrap();
         (handle, receive)
     }
 
@@ -407,7 +451,7 @@ mod tests {
         assert_eq!(mids, Mid::new(1 << 40)..Mid::new(2 << 40));
         assert!(store.is_storing());
         let (send, receive) = sync_channel(1);
-        let store = store.start(Arc::new(move |answer| send.try_send(answer).unwrap())).unwrap();
+        let store = store.start(Arc::new(move |answer| send.try_send(answer).unwrap()), Box::new(|_, _| {})).unwrap();
         store.take_block().unwrap();
         assert_eq!(next(&receive), Answer::Block(Ok(Mid::new(3 << 40))));
         store.close();
@@ -423,7 +467,7 @@ mod tests {
         assert_eq!(next(&answers), Answer::Batch { number: 1, outcome: committed() });
         assert!(!scratch.file("porter.db-wal").exists());
         let mut restored = 0;
-        Store::open(&scratch.options()).unwrap().load(&mut |_| restored += 1).unwrap();
+        assert!(Store::open(&scratch.options()).unwrap().load(&mut |_| restored += 1));
         assert_eq!(restored, 2);
     }
 }

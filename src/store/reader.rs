@@ -1,7 +1,7 @@
 //! The reading threads: pages of bodies for catch-up and pull, delivery reports, the door log. Each has a read-only
 //! connection, opened at its first question, and again after an error or a failure of the disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,13 @@ use rusqlite::Connection;
 use crate::hub::storage::{PageRequest, ReportLine, Trouble};
 use crate::names::Mid;
 use crate::protocol::frame::Message;
+use crate::store::cause::{Cause, cause};
 use crate::store::connection::open_reader;
 use crate::store::database::{ReaderSlot, lock};
 use crate::store::door_log::{self, DoorLogPage, DoorLogQuery};
-use crate::store::{Answer, Answers, messages, reports};
+use crate::store::findings::Findings;
+use crate::store::folder::Folder;
+use crate::store::{Answer, Answers, aside, messages, reports};
 
 /// Takes the answer to a question that REST asks.
 pub(super) type Reply<T> = Box<dyn FnOnce(Result<T, Trouble>) + Send>;
@@ -49,21 +52,28 @@ impl Questions {
     }
 }
 
+/// Where a reading thread reads, and where it notes what it finds.
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    pub(super) findings: Findings,
+}
+
 /// The body of a reading thread: answers until nobody can ask any more.
-pub(super) fn run(questions: &Questions, slot: &ReaderSlot, path: &Path, answers: &Answers) {
+pub(super) fn run(questions: &Questions, slot: &ReaderSlot, place: &Place, answers: &Answers) {
+    let findings = &place.findings;
     while let Some(question) = questions.next() {
         match question {
             Question::Page(PageRequest { ticket, mids }) => {
-                let page = read(slot, path, |connection| messages::read(connection, &mids));
+                let page = read(slot, place, |connection| messages::read(connection, &mids, findings));
                 answers(Answer::Page { ticket, page: page.map(share) });
             }
             Question::Report(mid, reply) => {
-                let report = read(slot, path, |connection| reports::read(connection, mid));
+                let report = read(slot, place, |connection| reports::read(connection, mid, findings));
                 questions.lookups.fetch_sub(1, Ordering::Relaxed);
                 reply(report);
             }
             Question::DoorLog(query, reply) => {
-                let page = read(slot, path, |connection| door_log::read(connection, &query));
+                let page = read(slot, place, |connection| door_log::read(connection, &query, findings));
                 questions.lookups.fetch_sub(1, Ordering::Relaxed);
                 reply(page);
             }
@@ -72,21 +82,33 @@ pub(super) fn run(questions: &Questions, slot: &ReaderSlot, path: &Path, answers
     *lock(slot) = None;
 }
 
+impl Place {
+    /// Damage that is met here is looked for at the next start.
+    fn mark(&self, error: &rusqlite::Error) {
+        if let Some(folder) = self.path.parent() {
+            aside::mark(&Folder::new(folder), &error.to_string());
+        }
+    }
+}
+
 fn share(messages: Vec<Message>) -> Vec<Arc<Message>> {
     messages.into_iter().map(Arc::new).collect()
 }
 
 /// Runs `work` in one read transaction, so that its statements see one state and lock once.
-fn read<T>(slot: &ReaderSlot, path: &Path, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
+fn read<T>(slot: &ReaderSlot, place: &Place, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
     let mut slot = lock(slot);
-    let answer = connect(&mut slot, path).and_then(|connection| {
+    let answer = connect(&mut slot, &place.path).and_then(|connection| {
         let transaction = connection.unchecked_transaction()?;
         let answer = work(&transaction)?;
         transaction.commit()?;
         Ok(answer)
     });
     answer.map_err(|error| {
-        log::error!("store event=not_read file={} error=\"{error}\"", path.display());
+        log::error!("store event=not_read file={} error=\"{error}\"", place.path.display());
+        if cause(&error) == Cause::Damaged {
+            place.mark(&error);
+        }
         *slot = None;
         Trouble::Disk
     })

@@ -1,11 +1,10 @@
 //! The file `reserve`: space kept back so that a full disk can free itself (Design §6). In WAL mode even a deletion needs
 //! space; when there is none, the reserve is given up, and only deletions are written until it can be had again.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::store::folder::create_private;
+use crate::store::folder::{create_private, free_space};
 
 /// Free space that must be left beside the reserve before it is taken again, in bytes: else it would be given up at once.
 const MARGIN_BYTES: u64 = 16 << 20;
@@ -60,7 +59,7 @@ impl Reserve {
             _ => {}
         }
         let mut file = create_private(&self.path)?;
-        self.check_free_space(&file)?;
+        self.check_free_space()?;
         let zeros = vec![0; PIECE_BYTES];
         let mut left = self.bytes;
         while left > 0 {
@@ -72,9 +71,8 @@ impl Reserve {
     }
 
     /// Looks first, since a write that fails half-way takes the last space from everybody for a moment.
-    fn check_free_space(&self, file: &File) -> io::Result<()> {
-        let system = rustix::fs::fstatvfs(file)?;
-        let free = system.f_bavail.saturating_mul(system.f_frsize);
+    fn check_free_space(&self) -> io::Result<()> {
+        let free = free_space(&self.path)?;
         if free < self.bytes.saturating_add(MARGIN_BYTES) {
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -39,15 +39,17 @@ impl Scratch {
     }
 
     pub(super) fn options(&self) -> Options {
-        Options { folder: self.data(), accept_data_loss: false, reserve_bytes: RESERVE }
+        Options { folder: self.data(), reserve_bytes: RESERVE, wall: || 1_795_640_940_000 }
     }
 
     pub(super) fn folder(&self) -> Folder {
-        Folder::open(&self.data()).unwrap()
+        let mut folder = Folder::new(&self.data());
+        folder.enter().unwrap();
+        folder
     }
 
     pub(super) fn open(&self) -> Result<Database, Fault> {
-        Database::open(Folder::open(&self.data())?, false, RESERVE)
+        Database::open(&self.options())
     }
 
     /// A connection beside the store's, as an administrator has it.
@@ -118,7 +120,7 @@ pub(super) fn committed() -> Outcome {
 /// All that the database knows but the counters.
 pub(super) fn load(database: &Database) -> Vec<Restored> {
     let mut all = Vec::new();
-    database.load(&mut |restored| all.push(restored)).unwrap();
+    database.stream(&mut |restored| all.push(restored)).unwrap();
     assert!(matches!(all.remove(0), Restored::Counters { .. }));
     all
 }

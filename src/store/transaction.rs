@@ -217,6 +217,7 @@ mod tests {
             Restored::Message {
                 mid: Mid::new(6),
                 expires: 900,
+                ts: 1_700_000_000_000,
                 bytes: 1,
                 receipt: true,
                 publisher: Some(Alias::new("m_2").unwrap()),
@@ -276,7 +277,7 @@ mod tests {
         // The wall clock does go back, but not the newest it ever was.
         database.commit(&Batch { next_alias: AliasId(3), ..batch(2, vec![]) });
         let mut counters = Vec::new();
-        database.load(&mut |restored| counters.push(restored)).unwrap();
+        database.stream(&mut |restored| counters.push(restored)).unwrap();
         let Restored::Counters { stamp, newest_wall, next_alias, .. } = counters[0] else { panic!("{counters:?}") };
         assert_eq!((stamp.service, stamp.wall, newest_wall, next_alias), (500, 5_002, 5_005, AliasId(100)));
     }

@@ -30,6 +30,17 @@ enum Rest {
     Until(Duration),
 }
 
+/// Does something that nobody waits for. Should the disk be found full by it, the hub hears of that, or it would first hear of it
+/// from a message that can't be stored.
+fn tend<T>(database: &mut Database, answers: &Answers, work: impl FnOnce(&mut Database) -> T) -> T {
+    let was_storing = database.is_storing();
+    let result = work(database);
+    if was_storing && !database.is_storing() {
+        answers(Answer::Full);
+    }
+    result
+}
+
 /// The body of the writing thread: until nobody can command any more; then it closes the database.
 pub(super) fn run(mut database: Database, commands: &Receiver<Command>, answers: &Answers) {
     let mut rest = Rest::Until(IDLE_AFTER);
@@ -42,7 +53,7 @@ pub(super) fn run(mut database: Database, commands: &Receiver<Command>, answers:
             Ok(Command::Commit(batch)) => {
                 let outcome = database.commit(&batch);
                 answers(Answer::Batch { number: batch.number, outcome });
-                database.after_commit();
+                tend(&mut database, answers, Database::after_commit);
                 Rest::Until(IDLE_AFTER)
             }
             Ok(Command::TakeBlock) => {
@@ -50,7 +61,7 @@ pub(super) fn run(mut database: Database, commands: &Receiver<Command>, answers:
                 Rest::Until(IDLE_AFTER)
             }
             Err(RecvTimeoutError::Timeout) => {
-                if database.idle() {
+                if tend(&mut database, answers, Database::idle) {
                     Rest::Until(IDLE_STEP)
                 } else {
                     Rest::Long

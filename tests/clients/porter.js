@@ -14,7 +14,7 @@ export const DEADLINE = 30_000;
 export async function start(...flags) {
     const folder = mkdtempSync(join(tmpdir(), 'porter-clients-'));
     const data = ['--data-dir', join(folder, 'data')];
-    const ports = ['--tcp-port', '0', '--rest-port', '0', '--websocket-port', '0'];
+    const ports = ['--tcp-port', '0', '--rest-port', '0', '--websocket-port', '0', '--socketio-port', '0'];
     const child = spawn(BINARY, ['serve', ...data, ...ports, ...flags], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] });
     let log = '';
     child.stderr.on('data', (text) => (log += text));
@@ -23,8 +23,9 @@ export async function start(...flags) {
     await new Promise((resolve, reject) => {
         child.once('exit', () => reject(new Error(`the server did not start: ${log}`)));
         lines.on('line', (line) => {
-            const [, scheme, address] = line.match(/(tcp|http|ws):\/\/(\S+)/) ?? [];
-            if (scheme) found[scheme] = address;
+            const [, scheme, address] = line.match(/(tcp|http|ws):\/\/([^\s/]+)/) ?? [];
+            // Behind the management's address comes the phones', which is HTTP as well.
+            if (scheme) found[scheme] ??= address;
             if (found.tcp && found.http && found.ws) resolve();
         });
     });

@@ -249,7 +249,7 @@ fn a_port_in_use_is_named_with_its_setting() {
 }
 
 #[test]
-fn a_folder_that_lost_its_database_does_not_start_unless_told_to() {
+fn a_folder_that_lost_its_database_starts_anew_and_says_so() {
     let folder = Folder::new();
     let porter = Porter::start(&folder);
     let before = Client::connect(porter.tcp).publish("away", "1", 1)["mid"].as_str().unwrap().parse::<u64>().unwrap();
@@ -257,17 +257,13 @@ fn a_folder_that_lost_its_database_does_not_start_unless_told_to() {
     for name in ["porter.db", "porter.db-wal", "porter.db-shm"] {
         let _ = fs::remove_file(folder.data().join(name));
     }
-    for _ in 0..2 {
-        let said = expect_no_start(&folder, &[]);
-        assert!(said.contains("porter.db") && said.contains("--accept-data-loss"), "{said}");
-    }
-    let porter = Porter::start_with(&folder, &["--accept-data-loss"]);
+    let porter = Porter::start(&folder);
+    porter.await_log("data_lost reason=");
     let after = Client::connect(porter.tcp).publish("away", "2", 1)["mid"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(after > before, "mids went back with the database");
     Client::bound(porter.tcp, "away").json();
     assert_eq!(porter.terminate().0, Some(0));
-    // It was for one start only, and is not needed again.
-    Porter::start(&folder);
+    assert!(!Porter::start(&folder).log().contains("data_lost"));
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Site {
 }
 
 /// Debian's libfaketime, in the folder of this machine's architecture.
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let found = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|library| library.exists());
     found.expect("libfaketime is missing: tests/set-up installs it")

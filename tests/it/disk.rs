@@ -18,7 +18,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 /// commit that does not come (Protocol §4).
 const REFUSED_WITHIN: Duration = Duration::from_secs(4);
 /// Within this time storing goes on after there is space again: a probe a second, and what a busy machine may add.
-const RESUMED_WITHIN: Duration = Duration::from_secs(20);
+pub const RESUMED_WITHIN: Duration = Duration::from_secs(20);
 /// Publishes before a disk of which the last space was taken is seen to be full.
 const PUBLISHES_MAX: u64 = 10_000;
 /// Messages stored before the disk breaks, and how many of them are acknowledged while it is broken.
@@ -28,7 +28,7 @@ const ACKNOWLEDGED: usize = 40;
 const SMALL_DISK_BYTES: u64 = 112 << 20;
 
 /// What the data folder lies on, and how to take its space away.
-enum Disk {
+pub enum Disk {
     /// A file system of its own, unmounted at the end; `filler` takes its space.
     Small { filler: PathBuf },
     /// The limit on the size of files.
@@ -36,7 +36,7 @@ enum Disk {
 }
 
 impl Disk {
-    fn small(folder: &Folder) -> Disk {
+    pub fn small(folder: &Folder) -> Disk {
         let data = folder.data();
         std::fs::create_dir_all(&data).unwrap();
         let size = format!("size={SMALL_DISK_BYTES},mode=700");
@@ -47,7 +47,7 @@ impl Disk {
     }
 
     /// Takes all space, or makes every write to a file fail.
-    fn break_for(&self, porter: &Porter) {
+    pub fn break_for(&self, porter: &Porter) {
         match self {
             Disk::Small { filler } => {
                 let mut file = OpenOptions::new().create(true).append(true).open(filler).unwrap();
@@ -59,7 +59,7 @@ impl Disk {
         }
     }
 
-    fn mend_for(&self, porter: &Porter) {
+    pub fn mend_for(&self, porter: &Porter) {
         match self {
             Disk::Small { filler } => std::fs::remove_file(filler).unwrap(),
             Disk::Failing => limit_files(porter, None),
@@ -83,7 +83,13 @@ pub fn limit_files(porter: &Porter, bytes: Option<u64>) {
 
 /// The server. The shell has the signal ignored that would end it at the limit: the write then fails, as on a broken disk.
 pub fn start(folder: &Folder) -> Porter {
-    let porter = command(folder, &["serve"], FREE_PORTS);
+    start_with(folder, &[])
+}
+
+/// The same with flags.
+pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
+    let mut porter = command(folder, &["serve"], FREE_PORTS);
+    porter.args(flags);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());
     shell.current_dir(folder.path());
@@ -95,28 +101,35 @@ pub fn start(folder: &Folder) -> Porter {
 }
 
 /// The clients of one run of the server.
-struct Site {
+pub struct Site {
     publisher: Client,
     /// Reads and acknowledges.
     live: Client,
     door: Client,
+    /// Who is published to and is not there.
+    absent: &'static str,
     next: u64,
 }
 
 impl Site {
-    fn new(porter: &Porter) -> Site {
+    pub fn new(porter: &Porter) -> Site {
         let mut door = Client::connect(porter.tcp);
         door.send(r#"{"t":10,"r":"gate","u":"door"}"#);
         door.expect_nothing();
-        Site { publisher: Client::connect(porter.tcp), live: Client::bound(porter.tcp, "live"), door, next: 0 }
+        Site { publisher: Client::connect(porter.tcp), live: Client::bound(porter.tcp, "live"), door, absent: "away", next: 0 }
     }
 
     /// Publishes to an alias that is not there: the mid, or none if it was refused. Either comes in time.
     fn publish_offline(&mut self) -> Option<String> {
+        self.publish_offline_within(REFUSED_WITHIN)
+    }
+
+    /// The same, with a time of the caller's.
+    pub fn publish_offline_within(&mut self, within: Duration) -> Option<String> {
         self.next += 1;
         let begin = Instant::now();
-        let answer = self.publisher.publish("away", &format!("\"{}\"", "x".repeat(1_000)), self.next);
-        assert!(begin.elapsed() < REFUSED_WITHIN, "it took {:?}: {answer}", begin.elapsed());
+        let answer = self.publisher.publish(self.absent, &format!("\"{}\"", "x".repeat(1_000)), self.next);
+        assert!(begin.elapsed() < within, "it took {:?}: {answer}", begin.elapsed());
         let mid = answer["mid"].as_str().map(ToOwned::to_owned);
         assert!(mid.is_some() || answer["code"] == "unavailable", "{answer}");
         mid
@@ -130,7 +143,7 @@ impl Site {
     }
 
     /// Live traffic goes on: with an acknowledgement, without one, and to a door.
-    fn expect_live(&mut self) {
+    pub fn expect_live(&mut self) {
         let begin = Instant::now();
         self.publisher.send(r#"{"t":6,"method":"publish_to_alias","alias":"live","msg":1,"num":"live"}"#);
         let push = self.live.json();
@@ -218,6 +231,87 @@ fn lives_through(folder: &Folder, disk: &Disk) {
     porter.kill();
 
     expect_promised(&start(folder), &promised, &acknowledged);
+}
+
+/// The server can't open its database: it is up all the same, and what it can't know it refuses. `mend` makes the disk good again.
+fn comes_up_without_a_store(folder: &Folder, promised: &BTreeSet<String>, mend: impl FnOnce()) {
+    let porter = start(folder);
+    porter.await_log("database_not_open reason=");
+    let mut site = Site::new(&porter);
+    site.absent = "nobody";
+    let mut away = Client::bound(porter.tcp, "away");
+    for _ in 0..2 {
+        site.expect_refused();
+        site.expect_live();
+    }
+    for frame in [
+        r#"{"t":6,"method":"publish","topic":"news","msg":1,"num":1}"#,
+        r#"{"t":6,"method":"publish_to_alias","alias":"away","msg":1,"opts":{"id":"a"},"num":1}"#,
+        r#"{"t":3,"num":1}"#,
+        r#"{"t":4,"num":1}"#,
+    ] {
+        away.expect_refusal(frame, "unavailable");
+    }
+    mend();
+    let mended = Instant::now();
+    // Whoever came before the database did gets what it is owed, without asking.
+    let mut left = promised.clone();
+    while !left.is_empty() {
+        left.remove(&away.mid());
+    }
+    eprintln!("delivered from the database {:?} after there is a disk", mended.elapsed());
+    assert!(mended.elapsed() < RESUMED_WITHIN, "{}", porter.log());
+    while site.publish_offline_within(RESUMED_WITHIN).is_none() {
+        assert!(mended.elapsed() < RESUMED_WITHIN, "{}", porter.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    away.send(r#"{"t":3,"num":1}"#);
+    while away.json()["t"] != -3 {}
+    site.expect_live();
+    porter.kill();
+    // Nobody acknowledged.
+    expect_promised(&start(folder), promised, &BTreeSet::new());
+}
+
+#[test]
+fn a_start_on_a_disk_that_is_full_to_the_last_byte_opens_doors_and_the_rest_when_there_is_space() {
+    let folder = Folder::new();
+    let disk = Disk::small(&folder);
+    let porter = start(&folder);
+    let mut site = Site::new(&porter);
+    let mut promised: BTreeSet<String> = (0..PROMISED).map(|_| site.publish_offline().unwrap()).collect();
+    disk.break_for(&porter);
+    publish_until_refused(&mut site, &mut promised);
+    porter.kill();
+    // Somebody else takes what the reserve gave back as well, and a power cut takes the log's index.
+    let _ = std::fs::remove_file(folder.data().join("porter.db-shm"));
+    let filling = || {
+        let Disk::Small { filler } = &disk else { return };
+        let mut file = OpenOptions::new().append(true).open(filler).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    };
+    filling();
+    comes_up_without_a_store(&folder, &promised, || {
+        let Disk::Small { filler } = &disk else { return };
+        std::fs::remove_file(filler).unwrap();
+    });
+}
+
+#[test]
+fn a_start_on_a_disk_that_can_only_be_read_opens_doors_and_the_rest_when_it_can_be_written() {
+    let folder = Folder::new();
+    let disk = Disk::small(&folder);
+    let porter = start(&folder);
+    let mut site = Site::new(&porter);
+    let promised: BTreeSet<String> = (0..PROMISED).map(|_| site.publish_offline().unwrap()).collect();
+    porter.kill();
+    let remount = |how: &str| {
+        let Disk::Small { filler } = &disk else { return };
+        let done = Command::new("mount").args(["-o", how]).arg(filler.parent().unwrap()).status().unwrap();
+        assert!(done.success(), "{how}");
+    };
+    remount("remount,ro");
+    comes_up_without_a_store(&folder, &promised, || remount("remount,rw"));
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::clients::{Client, http};
 use crate::porter::{DEADLINE, Folder, Porter, Site, manage_token, token};
+use crate::tcp::limit_descriptors;
 
 impl Site {
     /// The door log as the administrator's shell shows it, oldest first, once that many entries have their results.
@@ -369,4 +371,56 @@ fn an_opener_that_has_closed_its_side_still_hears_the_result() {
     door.send(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
     opener.expect(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
     opener.expect_end();
+}
+
+/// Waits until an opening is too old, and a little longer.
+fn outlive_an_opening() {
+    std::thread::sleep(Duration::from_millis(5_300));
+}
+
+/// So that the kernel holds an opening, not the server: it takes no more of a link whose answers are not read.
+#[test]
+fn an_opening_that_lay_unread_in_the_kernel_is_not_handed_on() {
+    let site = Site::start(&[]);
+    let mut door = site.member(10, true);
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    let topics: Vec<String> = (0..400).map(|n| format!("{n:0128}")).collect();
+    assert_eq!(opener.ask(&json!({"t": 2, "topic": topics}).to_string()), r#"{"t":-2}"#);
+    // Enough answers to fill all that holds them, then questions longer than the server reads at once.
+    opener.send_bytes("{\"t\":3}\n".repeat(200).as_bytes());
+    let padding = " ".repeat(1_000);
+    opener.send_bytes(format!("{{\"t\":7}}{padding}\n").repeat(100).as_bytes());
+    opener.send(r#"{"t":8,"r":"R 1","u":"ann","num":1}"#);
+    outlive_an_opening();
+    let refusal = loop {
+        let answer = opener.json();
+        if answer["t"] != -3 && answer["t"] != -7 {
+            break answer;
+        }
+    };
+    assert_eq!([&refusal["code"], &refusal["num"]], [&json!("unavailable"), &json!(1)], "{refusal}");
+    door.expect_nothing();
+    // The next is as fresh as any.
+    opener.send(r#"{"t":8,"r":"R 1","u":"ann","num":2}"#);
+    assert_eq!(door.json()["num"], 2);
+}
+
+#[test]
+fn an_opening_that_waited_for_its_link_to_be_accepted_is_not_handed_on() {
+    let site = Site::start(&[]);
+    let mut door = site.member(10, true);
+    limit_descriptors(&site.porter, Some(1));
+    let mut opener = Client::connect(site.porter.tcp);
+    opener.send(r#"{"t":8,"r":"R 1","u":"ann","num":1}"#);
+    let (address, path) = (site.porter.rest, format!("/push/{}", site.token));
+    let office = std::thread::spawn(move || http(address, "POST", &path, r#"{"t":8,"r":"R 1","u":"office"}"#));
+    outlive_an_opening();
+    limit_descriptors(&site.porter, getrlimit(Resource::Nofile).maximum);
+    let refusal = opener.json();
+    assert_eq!([&refusal["code"], &refusal["num"]], [&json!("unavailable"), &json!(1)], "{refusal}");
+    let refused = office.join().unwrap();
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("unavailable")), "{}", refused.body);
+    door.expect_nothing();
+    opener.send(r#"{"t":8,"r":"R 1","u":"ann","num":2}"#);
+    assert_eq!(door.json()["num"], 2);
 }

@@ -1,9 +1,10 @@
 //! Each bound that can be reached over TCP, at it and one past it (Protocol §2 to §6).
 
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use serde_json::{Value, json};
 
 use crate::clients::{Client, http};
@@ -159,6 +160,43 @@ fn a_silent_connection_is_closed_and_one_that_speaks_is_not() {
     assert!(closed_after >= Duration::from_millis(1_900), "closed after {closed_after:?}");
     assert!(closed_after < Duration::from_secs(10), "closed after {closed_after:?}");
     speaks.expect_nothing();
+}
+
+#[test]
+fn blank_lines_keep_a_connection_as_frames_do() {
+    let (_folder, porter) = start(&["--tcp-idle", "2"]);
+    let mut client = Client::bound(porter.tcp, "blank");
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(5) {
+        client.send_bytes(b"\r\n");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    client.expect_nothing();
+}
+
+/// The server does not read a peer whose answers are not taken, but sees that it takes them.
+#[test]
+fn a_peer_that_reads_slowly_is_not_idle() {
+    const ANSWERS: usize = 80;
+    let (_folder, porter) = start(&["--tcp-idle", "8", "--limits-outbox", "2000000"]);
+    let topics: Vec<String> = (0..400).map(|n| format!("{n:0128}")).collect();
+    let register = json!({"t": 2, "topic": topics}).to_string();
+    let mut stream = TcpStream::connect(porter.tcp).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    set_socket_recv_buffer_size(&stream, 16 << 10).unwrap();
+    let questions = "{\"t\":3}\n".repeat(ANSWERS);
+    stream.write_all(format!("{{\"t\":1,\"alias\":\"slow\"}}\n{register}\n{questions}").as_bytes()).unwrap();
+    // Four megabytes of answers, at 20 KB a second: until half of the outbox is taken, and the peer is read again, a minute would pass.
+    let begin = Instant::now();
+    let mut answers = Vec::new();
+    while begin.elapsed() < Duration::from_secs(11) {
+        let mut some = [0; 500];
+        let bytes = stream.read(&mut some).unwrap();
+        answers.extend_from_slice(&some[..bytes]);
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    let mut lines = BufReader::new((&answers[..]).chain(stream)).lines().map(Result::unwrap);
+    assert_eq!(lines.by_ref().filter(|line| line.starts_with(r#"{"t":-3"#)).take(ANSWERS).count(), ANSWERS);
 }
 
 #[test]

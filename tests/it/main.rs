@@ -11,6 +11,10 @@
 )]
 
 mod autobahn;
+mod backup;
+mod bad_input;
+mod broken;
+mod check;
 mod cli;
 mod clients;
 mod clock;
@@ -19,6 +23,7 @@ mod disk;
 mod door;
 mod examples;
 mod guide;
+mod hostile;
 mod ledger;
 mod limits;
 mod load;
@@ -32,6 +37,8 @@ mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
 mod seeded;
+mod sync;
 mod tcp;
 mod tidy;
 mod token;
+mod watching;

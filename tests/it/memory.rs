@@ -28,7 +28,7 @@ fn resident_bytes(porter: &Porter) -> i64 {
 }
 
 /// As many descriptors as this process may have: it is the peer of thousands of connections.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
 }

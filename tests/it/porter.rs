@@ -16,7 +16,7 @@ use crate::clients::{HttpAnswer, http};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Flags by which a server takes ports that are free.
-pub const FREE_PORTS: &[&str] = &["--tcp-port", "0", "--rest-port", "0", "--websocket-port", "0"];
+pub const FREE_PORTS: &[&str] = &["--tcp-port", "0", "--rest-port", "0", "--websocket-port", "0", "--socketio-port", "0"];
 
 /// A folder that goes with its owner.
 pub struct Folder(PathBuf);
@@ -51,6 +51,7 @@ pub struct Porter {
     pub tcp: SocketAddr,
     pub rest: SocketAddr,
     pub websocket: SocketAddr,
+    pub socketio: SocketAddr,
     log: Arc<Mutex<String>>,
 }
 
@@ -59,6 +60,10 @@ pub fn command(folder: &Folder, verb: &[&str], flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_porter"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTER_")) {
         command.env_remove(name);
+    }
+    // A server that a test starts by a command of its own takes free ports too, unless its flags say otherwise.
+    if verb.first() == Some(&"serve") {
+        command.env("PORTER_SOCKETIO_PORT", "0").env("PORTER_WEBSOCKET_PORT", "0");
     }
     command.args(verb).arg("--data-dir").arg(folder.data()).args(flags).current_dir(folder.path()).stdin(Stdio::null());
     command
@@ -97,11 +102,13 @@ impl Porter {
         let mut address = |marker: &str| {
             let line = lines.by_ref().map_while(Result::ok).find(|line| line.contains(marker));
             let line = line.unwrap_or_else(|| panic!("the server did not start: {}", log.lock().unwrap()));
-            line.rsplit(marker).next().unwrap().trim().parse().unwrap()
+            let address = line.rsplit(marker).next().unwrap().trim();
+            address.split('/').next().unwrap().parse().unwrap()
         };
-        let (tcp, websocket, rest) = (address("tcp://"), address("ws://"), address("http://"));
+        let (tcp, websocket, rest) = (address("tcp://"), address("ws://"), address("management    http://"));
+        let socketio = address("phones        http://");
         std::thread::spawn(move || lines.for_each(drop));
-        Porter { child, tcp, rest, websocket, log }
+        Porter { child, tcp, rest, websocket, socketio, log }
     }
 
     pub fn pid(&self) -> u32 {

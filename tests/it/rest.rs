@@ -91,6 +91,19 @@ fn a_bad_token_is_401_a_devices_403_and_ten_bad_ones_429() {
 }
 
 #[test]
+fn who_is_no_trusted_proxy_can_not_blame_others_for_its_bad_tokens() {
+    let site = Site::start(&[]);
+    let mut statuses = Vec::new();
+    for number in 0..12 {
+        let request = format!("GET /info/00 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.{number}\r\nConnection: close\r\n\r\n");
+        statuses.push(http_raw(site.porter.rest, request.as_bytes()).status);
+    }
+    assert_eq!((&statuses[..10], &statuses[10..]), (&[401; 10][..], &[429; 2][..]));
+    site.porter.await_log("bad_tokens address=127.0.0.1");
+    assert!(!site.porter.log().contains("203.0.113."), "{}", site.porter.log());
+}
+
+#[test]
 fn bearer_stands_in_for_the_last_segment() {
     let site = Site::start(&[]);
     let request = format!("GET /info/- HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n", site.token);
@@ -290,6 +303,20 @@ fn requests_on_one_connection_are_answered_in_order() {
     let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).map(|rest| rest.split("HTTP/1.1").next().unwrap()).collect();
     assert_eq!(bodies[..2], [r#"{"list":[],"status":"offline"}"#; 2]);
     assert!(bodies[2].contains("channelSize"), "{answers}");
+}
+
+/// Small clients take one read for one answer (G13). Head and body in two writes would mostly be read apart.
+#[test]
+fn an_answer_comes_in_one_piece() {
+    let site = Site::start(&[]);
+    let mut stream = TcpStream::connect(site.porter.rest).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    for _ in 0..200 {
+        stream.write_all(format!("GET /info/{} HTTP/1.1\r\nHost: x\r\n\r\n", site.token).as_bytes()).unwrap();
+        let mut answer = [0; 4 << 10];
+        let bytes = stream.read(&mut answer).unwrap();
+        assert!(answer[..bytes].ends_with(b"}}"), "{}", String::from_utf8_lossy(&answer[..bytes]));
+    }
 }
 
 #[test]

@@ -144,17 +144,24 @@ impl Server {
     /// SIGKILL, and a start on the same folder and ports.
     fn kill_and_start(&mut self) {
         let porter = self.porter.take().unwrap();
-        let ports = [porter.tcp, porter.rest, porter.websocket].map(|address| address.port().to_string());
+        let flags = [
+            ("--tcp-port", porter.tcp),
+            ("--rest-port", porter.rest),
+            ("--websocket-port", porter.websocket),
+            ("--socketio-port", porter.socketio),
+        ];
+        let flags = flags.map(|(flag, address)| [flag.to_owned(), address.port().to_string()]).concat();
         porter.kill();
-        self.porter =
-            Some(Porter::start_with(&self.folder, &["--tcp-port", &ports[0], "--rest-port", &ports[1], "--websocket-port", &ports[2]]));
+        self.porter = Some(Porter::start_with(&self.folder, &flags.iter().map(String::as_str).collect::<Vec<_>>()));
     }
 
     /// A text of the document with this server's ports in place of the default ones.
     fn localised(&self, text: &str) -> String {
         let porter = self.porter();
-        let ports = [("9900", porter.rest), ("9800", porter.tcp), ("9000", porter.websocket)];
-        ports.iter().fold(text.to_owned(), |text, (port, address)| text.replace(port, &address.port().to_string()))
+        let ports = [("9900", porter.rest), ("9800", porter.tcp), ("9000", porter.websocket), ("9906", porter.socketio)];
+        // In two steps, for a free port may have another's default in its digits.
+        let marked = ports.iter().fold(text.to_owned(), |text, (port, _)| text.replace(port, &format!("\u{1}{}\u{1}", &port[1..])));
+        ports.iter().fold(marked, |text, (port, address)| text.replace(&format!("\u{1}{}\u{1}", &port[1..]), &address.port().to_string()))
     }
 }
 

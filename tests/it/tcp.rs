@@ -645,7 +645,7 @@ fn subscriptions_and_what_waits_survive_sigkill_in_order() {
 }
 
 /// How many descriptors the server may have (G12).
-fn limit_descriptors(porter: &Porter, current: Option<u64>) {
+pub fn limit_descriptors(porter: &Porter, current: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(porter.pid()).unwrap());
     prlimit(pid, Resource::Nofile, Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum }).unwrap();
 }

@@ -40,6 +40,53 @@ fn expect_end_of_token(client: &mut Client) {
     assert!(begin.elapsed() < SEEN_WITHIN, "ended only after {:?}", begin.elapsed());
 }
 
+/// A file of the keyring is damaged while the server runs, then put back: nobody is let in meanwhile, nobody is counted as an
+/// attacker for it, and the log says which file it is and what to do.
+#[test]
+fn a_damaged_key_file_shuts_everybody_out_until_it_is_put_back() {
+    let folder = Folder::new();
+    let porter = Porter::start_with(&folder, &["--auth-devices", "token", "--language", "en"]);
+    let (manage, gate) = (manage_token(&folder), device(&folder, "gate"));
+    assert!(run(&folder, &["token", "revoke"], &["somebody"]).status.success());
+    import(&folder, "fixed", &["--role", "device", "--label", "old"]);
+    let heartbeat = |token: &str| Client::connect(porter.tcp).ask_json(&with_token(r#"{"t":1,"alias":"a"}"#, token));
+    for (damaged, name) in ["master.key", "revoked", "imported"].into_iter().enumerate() {
+        assert_eq!((info(porter.rest, &manage).status, heartbeat(&gate)["t"].as_i64()), (200, Some(-1)), "{name}");
+        let mut link = Client::connect(porter.tcp);
+        assert_eq!(link.ask_json(&with_token(r#"{"t":7}"#, &gate))["t"], -7);
+        let path = folder.data().join(name);
+        let whole = fs::read(&path).unwrap();
+        let mut altered = whole.clone();
+        altered[3] ^= 1;
+        fs::write(&path, altered).unwrap();
+        expect_end_of_token(&mut link);
+        // Far more often than the ten bad tokens for which an address is shut out.
+        for _ in 0..15 {
+            let answer = info(porter.rest, &manage);
+            assert_eq!((answer.status, answer.json()["code"].as_str()), (401, Some("bad_token")), "{name}: {}", answer.body);
+            assert!(answer.body.contains("the server's key files are damaged"), "{name}: {}", answer.body);
+            assert_eq!(heartbeat(&gate)["code"], "bad_token", "{name}");
+        }
+        let begin = Instant::now();
+        let told = loop {
+            let log = porter.log();
+            if let Some(line) = log.lines().filter(|line| line.contains("keyring_broken reason=")).nth(damaged) {
+                break line.to_owned();
+            }
+            assert!(begin.elapsed() < SEEN_WITHIN, "{name}:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(told.contains("bring back the copy of the file") && (told.contains(name) || name == "master.key"), "{told}");
+        fs::write(&path, whole).unwrap();
+        let begin = Instant::now();
+        while info(porter.rest, &manage).status != 200 {
+            assert!(begin.elapsed() < SEEN_WITHIN, "{name} is put back:\n{}", porter.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(!porter.log().contains("bad_tokens address="), "{}", porter.log());
+}
+
 #[test]
 fn where_all_devices_need_a_token_the_first_frame_carries_it_for_the_link() {
     let folder = Folder::new();

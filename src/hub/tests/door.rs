@@ -7,7 +7,7 @@ use crate::hub::Input;
 use crate::hub::access::Openers;
 use crate::hub::storage::{Change, Trouble};
 use crate::hub::{Hub, Options};
-use crate::limits::{DOOR_LOG_WAITING_MAX, ROOMS_PER_LINK_MAX};
+use crate::limits::{DOOR_LOG_WAITING_MAX, OPENINGS_ALIKE_MAX, OPENINGS_PENDING_MAX, ROOMS_PER_LINK_MAX};
 use crate::names::{Label, LinkId, Mid, Transport};
 use crate::protocol::frame::{DoorFrame, DoorKind, Request};
 use crate::token::{Claims, Role};
@@ -22,6 +22,10 @@ fn here(room: &str) -> Request {
 
 fn open(room: &str) -> Request {
     frame_of(door(DoorKind::Open, room, "u"))
+}
+
+fn door_frame(room: &str, user: &str) -> DoorFrame {
+    door(DoorKind::Open, room, user)
 }
 
 /// A door of room `r` and an opener that wants the result.
@@ -110,6 +114,34 @@ fn an_answer_counts_for_its_room_and_user_and_from_a_door_that_was_asked() {
     }
     assert_eq!(log(&scene.send(stranger, [answer("r", "u", true, None)])), [""; 0]);
     assert_eq!(log(&scene.send(door, [answer("r", "u", true, None)])).len(), 2, "every opening of (R,U) that is pending");
+}
+
+#[test]
+fn so_many_openings_alike_wait_for_an_answer_and_the_oldest_makes_way() {
+    let (mut scene, door, opener) = scene();
+    for number in 0..OPENINGS_ALIKE_MAX {
+        assert_eq!(log(&scene.send(opener, [num(&number.to_string(), open("r"))])), ["relay Open to 0"]);
+    }
+    let other = frame_of(door_frame("r", "another"));
+    assert_eq!(log(&scene.send(opener, [other])), ["relay Open to 0"], "another user's is not alike");
+    assert_eq!(log(&scene.send(opener, [num("64", open("r"))])), ["relay Open to 0", "1: -8 false no_answer #0"]);
+    let answers = scene.send(door, [answer("r", "u", true, None)]);
+    assert_eq!(log(&answers).len(), OPENINGS_ALIKE_MAX);
+    assert_eq!(log(&answers)[0], "1: -8 true - #1", "oldest first");
+    assert_eq!(log(&scene.send(door, [answer("r", "another", true, None)])), ["1: -8 true -"]);
+    assert_eq!(log(&scene.ms(3_100)), [""; 0], "each has its one result");
+}
+
+#[test]
+fn so_many_openings_wait_in_all_and_the_oldest_makes_way() {
+    let (mut scene, _, opener) = scene();
+    let mut ended = 0;
+    for user in 0..OPENINGS_PENDING_MAX + 3 {
+        let effects = scene.send(opener, [frame_of(door_frame("r", &user.to_string()))]);
+        scene.settle();
+        ended += effects.iter().filter(|effect| effect.ends_with("-8 false no_answer")).count();
+    }
+    assert_eq!(ended, 3);
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::scene::*;
+use crate::hub::Input;
 use crate::hub::storage::{Outcome, Trouble};
 use crate::limits::TIME_TO_LIVE_MAX_S;
 use crate::names::{Label, LinkId, Transport};
-use crate::protocol::frame::{BindKind, Body, DoorKind, Request};
+use crate::protocol::frame::{BindKind, Body, Call, DoorKind, Num, Request};
 use crate::protocol::refusal::Code;
 use crate::token::{Claims, Role};
 
@@ -214,6 +215,16 @@ fn links_end_when_they_are_idle_or_never_bind_or_their_token_is_over() {
 }
 
 #[test]
+fn a_sign_of_life_that_is_no_frame_keeps_a_session() {
+    let mut scene = Scene::new();
+    let (lives, silent) = (scene.session("lives"), scene.session("silent"));
+    scene.ms(100_000);
+    scene.turn(Input::Heard(lives));
+    assert_eq!(scene.ms(81_000), [format!("close {} idle", silent.index)]);
+    assert_eq!(scene.ms(100_000), [format!("close {} idle", lives.index)]);
+}
+
+#[test]
 fn two_refusals_end_a_tcp_link() {
     for (transport, code, ends) in [
         (Transport::Tcp, Code::TooLarge, "close 0 too_large"),
@@ -306,4 +317,91 @@ fn a_session_that_lasted_for_months_does_not_look_like_months_of_absence_after_a
     scene.now = now;
     scene.ms(1_000);
     assert_eq!(scene.hub.alias_status(&alias("a")).0, topics(&["t"]));
+}
+
+/// The same frame, asked by an event that waits for an acknowledgement.
+fn asked(frame: Request) -> Request {
+    let call = Some(Box::new(Call { question: 1, ack: Some(17) }));
+    Request { num: Some(Num { text: "7".into(), call }), ..frame }
+}
+
+#[test]
+fn what_has_no_answer_is_acknowledged_where_that_was_asked_for() {
+    let mut scene = Scene::new();
+    let door = scene.phone("door");
+    let phone = scene.phone("m_2");
+    for (frame, done) in [
+        (ack(&[5]), "1: done #7"),
+        (frame_of(door_frame(DoorKind::Phone)), "1: done #7"),
+        (answer("r", "u", true, None), "1: done #7"),
+        (ack_as("other", &[5]), "1: alias_mismatch alias #7"),
+    ] {
+        assert_eq!(scene.send(phone, [asked(frame.clone())]), [done, "ready 1"]);
+        let unasked = scene.send(phone, [frame]);
+        assert!(!unasked.iter().any(|effect| effect.contains("done")), "{unasked:?}");
+    }
+    let opened = scene.send(phone, [asked(frame_of(door_frame(DoorKind::Open)))]);
+    assert!(opened.iter().any(|effect| effect.starts_with("1: -8 false no_door")) && !opened.iter().any(|effect| effect.contains("done")));
+    scene.gone(door);
+}
+
+fn door_frame(kind: DoorKind) -> crate::protocol::frame::DoorFrame {
+    door(kind, "r", "u")
+}
+
+#[test]
+fn anybody_may_ask_whether_an_alias_is_online() {
+    let status = |name: Option<&str>| num("7", Request { body: Body::Status { alias: name.map(alias) }, num: None, token: None });
+    let mut scene = Scene::new();
+    scene.subscriber("a", "t");
+    let link = scene.open_over(Transport::SocketIo, None);
+    let answer = |scene: &mut Scene, name| scene.send(link, [status(name)]).swap_remove(0);
+    assert_eq!(answer(&mut scene, Some("a")), "0: status a [t] offline #7");
+    assert_eq!(answer(&mut scene, Some("nobody")), "0: status nobody [] offline #7");
+    assert_eq!(answer(&mut scene, None), "0: missing_field alias #7");
+    scene.send(link, [heartbeat("b")]);
+    assert_eq!(answer(&mut scene, None), "0: status b [] online #7");
+}
+
+#[test]
+fn a_session_that_asks_for_its_end_has_it() {
+    let mut scene = Scene::new();
+    let link = scene.phone("a");
+    let leave = Request { body: Body::Leave, num: None, token: None };
+    assert_eq!(scene.send(link, [leave, heartbeat("a")]), ["0: done", "close 0 left"]);
+    assert!(!scene.call(|hub, _, _| hub.alias_status(&alias("a")).1).0);
+}
+
+#[test]
+fn an_alias_that_came_with_the_link_binds_without_an_answer() {
+    let mut scene = Scene::new();
+    scene.session("sender");
+    scene.send(LinkId { index: 0, generation: 0 }, [to(&["a"]).frame()]);
+    scene.settle();
+    let claims = Claims { role: Role::Device, label: Label::new("l").unwrap(), alias: Some(alias("a")), expires: 0 };
+    let link = scene.open_over(Transport::SocketIo, Some(Arc::new(claims)));
+    let bind = |name: &str| {
+        let name = alias(name);
+        move |hub: &mut crate::hub::Hub, now, fx: &mut crate::hub::effects::Effects| hub.bind_at_opening(now, link, &name, fx)
+    };
+    let (refused, effects) = scene.call(bind("b"));
+    assert_eq!((refused.map_err(|refusal| refusal.code), effects), (Err(Code::Forbidden), Vec::new()));
+    let (bound, effects) = scene.call(bind("a"));
+    assert_eq!((bound, effects), (Ok(()), vec!["read 1".to_owned()]), "what is owed is sent, and nothing is answered");
+}
+
+#[test]
+fn whoever_pings_is_not_the_one_heard_from_longest_ago() {
+    let mut scene = Scene::new();
+    let phones: Vec<LinkId> = (0..8)
+        .map(|_| {
+            scene.ms(10);
+            scene.phone("family")
+        })
+        .collect();
+    scene.ms(10);
+    scene.turn(Input::Heard(phones[0]));
+    let ninth = scene.open_over(Transport::SocketIo, None);
+    let effects = scene.send(ninth, [heartbeat("family")]);
+    assert!(effects.contains(&"close 1 replaced".to_owned()), "{effects:?}");
 }

@@ -100,6 +100,7 @@ impl Model {
             restorer.take(Restored::Message {
                 mid: *mid,
                 expires: message.expires,
+                ts: message.ts,
                 bytes: message.body.len() as u32,
                 receipt: message.receipt,
                 publisher: message.publisher.clone(),

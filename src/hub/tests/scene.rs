@@ -69,12 +69,27 @@ impl Scene {
     }
 
     pub(in crate::hub) fn around(hub: Hub) -> Scene {
-        let now = Now { mono: MONO, service: SERVICE, wall: WALL };
-        let mut scene = Scene { hub, now, fx: Effects::default(), model: Model::default(), batch: None, reads: Vec::new(), opened: 0 };
+        let mut scene = Scene::bare(hub);
         // The first tick queues the hourly housekeeping: it is no test's business.
         scene.tick();
         scene.commit();
         scene
+    }
+
+    /// A hub that does not know what is stored, and whose store can't be written.
+    pub(in crate::hub) fn late() -> Scene {
+        let mids = Mid::new(1 << 40)..Mid::new(1 << 41);
+        let mut hub = Hub::new(Options { limits: limits(), openers: Openers::default() }, mids, false);
+        hub.begin_uninformed();
+        let mut scene = Scene::bare(hub);
+        scene.tick();
+        scene.fail(Trouble::Disk);
+        scene
+    }
+
+    fn bare(hub: Hub) -> Scene {
+        let now = Now { mono: MONO, service: SERVICE, wall: WALL };
+        Scene { hub, now, fx: Effects::default(), model: Model::default(), batch: None, reads: Vec::new(), opened: 0 }
     }
 
     /// A new hub that knows what is committed, as after a crash.
@@ -304,7 +319,7 @@ pub(in crate::hub) fn numbers(mids: &[Mid]) -> String {
 }
 
 fn reply_text(reply: &Reply) -> String {
-    let with = |num: &Option<Num>| num.as_ref().map(|num| format!(" #{}", num.0)).unwrap_or_default();
+    let with = |num: &Option<Num>| num.as_ref().map(|num| format!(" #{}", num.text)).unwrap_or_default();
     match reply {
         Reply::Error { refusal, num } => format!("{} {}", refusal.code.as_str(), refusal.field).trim_end().to_owned() + &with(num),
         Reply::Bound { kind, alias, ts, num } => {
@@ -336,6 +351,11 @@ fn reply_text(reply: &Reply) -> String {
         }
         Reply::Receipt { mid, alias, .. } => format!("13 {mid} {alias}"),
         Reply::EndedElsewhere { mid } => format!("15 {mid}"),
+        Reply::Status { alias, topics, online, num } => {
+            let topics = topics.iter().map(Topic::as_str).collect::<Vec<_>>().join(",");
+            format!("status {alias} [{topics}] {}", if *online { "online" } else { "offline" }) + &with(num)
+        }
+        Reply::Done { num } => "done".to_owned() + &with(num),
     }
 }
 
@@ -377,7 +397,7 @@ fn request(body: Body) -> Request {
 
 /// The same frame with a `num`.
 pub(in crate::hub) fn num(number: &str, frame: Request) -> Request {
-    Request { num: Some(Num(number.into())), ..frame }
+    Request { num: Some(Num::new(number)), ..frame }
 }
 
 fn bind(kind: BindKind, name: &str, extended: bool) -> Request {

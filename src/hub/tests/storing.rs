@@ -1,8 +1,10 @@
 //! A store that is slow, full or broken (Protocol §4, Design §6).
 
 use super::scene::*;
+use crate::hub::Input;
 use crate::hub::gather::Health;
 use crate::hub::storage::{Outcome, Trouble};
+use crate::limits::{PROOF_AFTER, PROOF_AGE_MAX};
 
 const NONE: [&str; 0] = [];
 
@@ -132,4 +134,91 @@ fn acknowledgements_without_end_leave_half_of_a_batch_to_messages() {
     let commit = effects.last().unwrap();
     assert!(commit.ends_with(&format!("save {} to a2", count + 2)), "{}", &commit[commit.len() - 60..]);
     assert_eq!(commit.matches("end ").count(), crate::limits::TRANSACTION_ROWS_MAX / 2);
+}
+
+/// Longer than anything here is under way: then the store is asked to prove itself.
+fn ask(scene: &mut Scene) -> (bool, Vec<String>) {
+    let lacks = scene.hub.prove_storing(scene.now);
+    (lacks, scene.ms(0))
+}
+
+#[test]
+fn an_idle_hub_writes_one_empty_transaction_when_asked_and_only_then() {
+    let mut scene = Scene::new();
+    assert_eq!(ask(&mut scene), (false, vec![]), "the scene has begun with a commit");
+    assert_eq!(scene.wait(PROOF_AFTER - std::time::Duration::from_millis(1)), NONE);
+    assert_eq!(ask(&mut scene), (false, vec![]));
+    assert_eq!(scene.ms(1), NONE, "nobody has asked");
+    assert_eq!(ask(&mut scene), (true, vec!["commit ".to_owned()]));
+    for _ in 0..100 {
+        assert_eq!(ask(&mut scene), (true, vec![]), "one is under way");
+    }
+    scene.settle();
+    assert_eq!(ask(&mut scene), (false, vec![]));
+    assert_eq!(scene.hub.store_state(scene.now).proved, Some(std::time::Duration::ZERO));
+    // Asked every 15 seconds, it is always proved recently enough, by a commit every 30.
+    let before = scene.hub.counters().commits;
+    for _ in 0..40 {
+        scene.wait(PROOF_AFTER / 2);
+        if ask(&mut scene).0 {
+            scene.settle();
+        }
+        assert!(scene.hub.store_state(scene.now).proved.unwrap() < PROOF_AGE_MAX);
+    }
+    assert_eq!(scene.hub.counters().commits - before, 20);
+}
+
+#[test]
+fn a_proof_that_fails_is_a_failing_disk_and_one_that_hangs_is_seen_to() {
+    let mut scene = Scene::new();
+    scene.wait(PROOF_AFTER);
+    assert!(ask(&mut scene).0);
+    scene.ms(7_000);
+    assert_eq!(scene.hub.store_state(scene.now).in_flight, Some(std::time::Duration::from_secs(7)));
+    scene.fail(Trouble::Disk);
+    assert_eq!(scene.hub.load().health, Health::Failing);
+    assert_eq!(ask(&mut scene), (false, vec![]), "it is tried each second anyway");
+    let times: Vec<u64> = scene.hub.counters().commit_time.up_to().map(|(_, count)| count).collect();
+    assert_eq!((times[0], times[11], scene.hub.counters().commit_time.count()), (1, 1, 2), "the one at the start, and one beyond 5 s");
+}
+
+#[test]
+fn the_oldest_delivery_ages_also_through_a_crash() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["off"]).frame()]);
+    scene.settle();
+    scene.wait(std::time::Duration::from_secs(100));
+    scene.send(publisher, [to(&["off"]).frame()]);
+    scene.settle();
+    let age = |scene: &Scene| scene.hub.oldest_waits(scene.now).as_secs();
+    assert_eq!(age(&scene), 100);
+    let mut next = scene.crashed();
+    next.pass(std::time::Duration::from_secs(200));
+    assert_eq!(age(&next), 200, "it begins again at the scene's time, a hundred seconds before the last commit");
+    let off = next.session("off");
+    next.settle();
+    next.send(off, [ack(&[1, 2])]);
+    assert_eq!(age(&next), 0);
+}
+
+#[test]
+fn deliveries_that_could_not_be_stored_are_counted() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    scene.send(publisher, [to(&["a", "b"]).frame()]);
+    scene.fail(Trouble::Disk);
+    assert_eq!((scene.hub.counters().deliveries, scene.hub.counters().not_stored), (2, 2));
+}
+
+#[test]
+fn a_disk_that_the_store_finds_full_while_idle_is_tried_each_second() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    assert_eq!(scene.turn(Input::StoreFull), NONE);
+    assert_eq!(scene.send(publisher, [to(&["off"]).frame()]), ["0: unavailable", "ready 0"]);
+    assert_eq!(scene.ms(1_000), ["commit "]);
+    assert_eq!(scene.turn(Input::StoreFull), NONE, "what is in flight tells");
+    scene.commit();
+    assert_eq!(scene.hub.load().health, Health::Storing);
 }

@@ -41,8 +41,8 @@ impl Service for Probe {
         match head.path() {
             "/declined" => Err(Response::new(404, "text/plain", "declined")),
             "/panic-early" => panic!("asked for by the test"),
-            path if path.starts_with("/watched") => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::Ends }),
-            _ => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::GoesOn }),
+            path if path.starts_with("/watched") => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::Ends, ticket: None }),
+            _ => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::GoesOn, ticket: None }),
         }
     }
 
@@ -563,7 +563,7 @@ fn the_future_of_a_connection_is_small() {
     let permit = server.permits.take(Ipv4Addr::LOCALHOST.into()).unwrap();
     let (events, _) = mpsc::sync_channel(1);
     let probe = Arc::new(Probe { events, gate: std::sync::Mutex::new(None), large: Bytes::new() });
-    let accepted = Accepted { stream, peer: server.address, permit };
+    let accepted = Accepted { stream, peer: server.address, arrival: Arrival::since(0), permit };
     let bytes = size_of_val(&serve(accepted, server.options.clone(), probe));
     assert!(bytes <= 600, "{bytes} bytes");
     drop(server.switch);

@@ -15,29 +15,35 @@ use crate::protocol::decode;
 use crate::protocol::encode;
 use crate::protocol::frame::Reply;
 use crate::protocol::http::refusal::{HttpRefusal, status};
-use crate::protocol::refusal::Code;
+use crate::protocol::refusal::{Code, Language};
 use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
+use crate::runtime::readiness::Problem;
+use crate::server::metrics;
 use crate::server::rest::door_log::{self, Form};
 use crate::server::rest::page::{self, Page};
 use crate::server::rest::routes::Endpoint;
 use crate::server::rest::{Ports, RestTerms};
+use crate::server::watch::{Health, Watch};
 use crate::token::Claims;
 
 /// What all answers are made from.
 pub(super) struct Desk {
     pub(super) handle: Handle,
+    pub(super) watch: Arc<Watch>,
     pub(super) ports: Ports,
     pub(super) terms: Current<RestTerms>,
 }
 
-/// One request whose token is good.
+/// One request whose token is good, or that needs none.
 #[derive(Debug)]
 pub(super) struct Asked {
     /// Who asks.
     pub(super) address: IpAddr,
-    /// What the token says.
-    pub(super) claims: Arc<Claims>,
+    /// What the token says; nothing where none is needed.
+    pub(super) claims: Option<Arc<Claims>>,
+    /// When the request came: monotonic, µs.
+    pub(super) came_at: u64,
     /// This machine's address as the asker reached it; none if the asker has gone.
     pub(super) local: Option<IpAddr>,
     /// What follows the `?`.
@@ -57,7 +63,6 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// With a body of JSON, as nearly all.
     fn json(status: u16, body: Vec<u8>) -> Answered {
         Answered { status, content_type: "application/json; charset=utf-8", file_name: None, body: body.into() }
     }
@@ -117,6 +122,23 @@ struct ReportedDelivery<'a> {
 }
 
 #[derive(Serialize)]
+struct Liveness {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
+    alarms: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
 struct Recalled {
     mid: String,
     recalled: usize,
@@ -130,7 +152,10 @@ impl Desk {
     /// The refusal, with its status.
     pub(super) async fn answer(&self, endpoint: Endpoint, subject: &str, asked: Asked) -> Result<Answered, HttpRefusal> {
         let body = match endpoint {
-            Endpoint::Push => return Ok(self.push(asked).await),
+            Endpoint::Push => return self.push(asked).await,
+            Endpoint::Live => return Ok(self.live().await),
+            Endpoint::Ready => return Ok(self.ready().await),
+            Endpoint::Metrics => return Ok(self.metrics().await),
             Endpoint::Info => self.info(&asked),
             Endpoint::Servers => self.servers(&asked),
             Endpoint::Status => self.status(subject)?,
@@ -144,21 +169,51 @@ impl Desk {
         Ok(Answered::json(200, body))
     }
 
-    /// A refusal as the error frame.
+    /// A refusal as the error frame. All that are not the hub's come by here, and are counted.
     pub(super) fn refused(&self, refusal: HttpRefusal) -> Answered {
+        self.watch.tally.refused(refusal.refusal.code);
         let mut body = Vec::new();
         encode::reply(&Reply::Error { refusal: refusal.refusal, num: None }, self.terms.get().language, &mut body);
         Answered::json(refusal.status, body)
     }
 
     /// One frame. The hub answers also those that are refused, so that it counts them.
-    async fn push(&self, asked: Asked) -> Answered {
+    async fn push(&self, asked: Asked) -> Result<Answered, HttpRefusal> {
+        let claims = asked.claims.ok_or(HttpRefusal::new(Code::BadToken, "token"))?;
         let request = decode::rest_request(&asked.body);
-        let reply = self.handle.request(asked.address, asked.claims, request).await;
+        let reply = self.handle.request(asked.address, claims, request, asked.came_at).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::new();
         encode::reply(&reply, self.terms.get().language, &mut body);
-        Answered::json(status, body)
+        Ok(Answered::json(status, body))
+    }
+
+    /// Whether the hub's task does its work.
+    async fn live(&self) -> Answered {
+        if self.handle.is_turning().await {
+            return Answered::json(200, json(&Liveness { status: "live", hint: None }));
+        }
+        let hint = match self.terms.get().language {
+            Language::En => "the server does no work: look at its log and restart it",
+            Language::Zh => "服务没有响应：请查看日志并重启",
+        };
+        Answered::json(503, json(&Liveness { status: "stuck", hint: Some(hint) }))
+    }
+
+    /// Whether messages can be stored.
+    async fn ready(&self) -> Answered {
+        let Health { problem, alarms } = self.watch.health().await;
+        let language = self.terms.get().language;
+        let (code, status) = if problem.is_some() { (503, "not_ready") } else { (200, "ready") };
+        let (reason, hint) = (problem.map(Problem::as_str), problem.map(|problem| problem.hint(language)));
+        Answered::json(code, json(&Readiness { status, reason, hint, alarms }))
+    }
+
+    /// All that is counted. Also asks for the health, so that its figure is that of now.
+    async fn metrics(&self) -> Answered {
+        self.watch.health().await;
+        let body = metrics::text(&self.watch.figures()).into();
+        Answered { status: 200, content_type: metrics::CONTENT_TYPE, file_name: None, body }
     }
 
     fn info(&self, asked: &Asked) -> Vec<u8> {
@@ -283,6 +338,8 @@ mod tests {
         assert_eq!(text(json(&AliasPage { total: 1, list: vec!["te\"st"] })), r#"{"total":1,"list":["te\"st"]}"#);
         let list = vec![ReportedDelivery { alias: "门", state: "waiting", at: 5 }];
         assert_eq!(text(json(&Report { mid: "7".into(), list })), r#"{"mid":"7","list":[{"alias":"门","state":"waiting","at":5}]}"#);
+        let ready = Readiness { status: "ready", reason: None, hint: None, alarms: vec!["data_lost"] };
+        assert_eq!(text(json(&ready)), r#"{"status":"ready","alarms":["data_lost"]}"#);
         assert_eq!(text(json(&Recalled { mid: "7".into(), recalled: 2 })), r#"{"mid":"7","recalled":2}"#);
     }
 }

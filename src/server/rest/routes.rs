@@ -27,14 +27,41 @@ pub(super) enum Endpoint {
     DoorLog,
     /// The picture of one.
     DoorPicture,
+    /// Whether the server does its work.
+    Live,
+    /// Whether messages can be stored.
+    Ready,
+    /// The figures.
+    Metrics,
 }
+
+/// The endpoints' names in the metrics, in the order of [`Endpoint`]; the last is for requests without a route.
+pub const ENDPOINTS: [&str; 14] = [
+    "push",
+    "info",
+    "servers",
+    "status",
+    "all_channel_alias",
+    "all_socketio_alias",
+    "report",
+    "recall",
+    "door_log",
+    "door_picture",
+    "live",
+    "ready",
+    "metrics",
+    "none",
+];
+/// The place of requests without a route among [`ENDPOINTS`].
+pub(super) const NO_ENDPOINT: usize = ENDPOINTS.len() - 1;
+const _: () = assert!(Endpoint::Metrics as usize + 1 == NO_ENDPOINT);
 
 /// One path under one method.
 #[derive(Debug)]
 pub(super) struct Route {
     /// The method; GET answers HEAD as well.
     pub(super) method: Method,
-    /// The path; a segment that begins with `:` stands for any that is not empty. The last is the token.
+    /// The path; a segment that begins with `:` stands for any that is not empty. The last is the token, unless the route is open.
     pub(super) path: &'static str,
     /// What is asked.
     pub(super) endpoint: Endpoint,
@@ -50,7 +77,7 @@ pub(super) enum Miss {
 }
 
 /// All routes.
-pub(super) static ROUTES: [Route; 10] = [
+pub(super) static ROUTES: [Route; 13] = [
     route(Method::Post, "/push/:token", Endpoint::Push),
     route(Method::Get, "/info/:token", Endpoint::Info),
     route(Method::Get, "/info/servers/:token", Endpoint::Servers),
@@ -61,6 +88,9 @@ pub(super) static ROUTES: [Route; 10] = [
     route(Method::Delete, "/info/message/:mid/:token", Endpoint::Recall),
     route(Method::Get, "/info/doorLog/:page/:token", Endpoint::DoorLog),
     route(Method::Get, "/info/doorPicture/:id/:token", Endpoint::DoorPicture),
+    route(Method::Get, "/health/live", Endpoint::Live),
+    route(Method::Get, "/health/ready", Endpoint::Ready),
+    route(Method::Get, "/metrics/:token", Endpoint::Metrics),
 ];
 
 const fn route(method: Method, path: &'static str, endpoint: Endpoint) -> Route {
@@ -72,6 +102,17 @@ impl Route {
     /// mixes them up puts its token anywhere.
     pub(super) fn masked(&self) -> String {
         self.path.replace(":token", "…")
+    }
+
+    /// Whether it is for everybody: it needs no token and shows nothing secret. Its status is all that some watchers look at, so
+    /// `rest.error_status` does not touch it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.path.ends_with("/:token")
+    }
+
+    /// The name of its parameter beside the token; no path has two.
+    pub(super) fn subject(&self) -> Option<&'static str> {
+        self.path.split('/').filter_map(|segment| segment.strip_prefix(':')).find(|name| *name != "token")
     }
 
     fn has_path(&self, path: &str) -> bool {
@@ -133,8 +174,12 @@ mod tests {
 
     #[test]
     fn the_router_agrees_with_the_table_on_every_path() {
-        const SEGMENTS: [&str; 24] = [
+        const SEGMENTS: [&str; 28] = [
             "push",
+            "health",
+            "live",
+            "ready",
+            "metrics",
             "info",
             "servers",
             "status",
@@ -189,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn every_route_finds_itself_and_ends_in_a_token() {
+    fn every_route_finds_itself_and_all_but_health_end_in_a_token() {
         for route in &ROUTES {
-            assert!(route.path.ends_with("/:token"), "{route:?}");
+            assert_eq!(route.is_open(), route.path.starts_with("/health/"), "{route:?}");
             let path = route.path.replace(':', "");
             assert_eq!(find(route.method.as_ref(), &path).unwrap().endpoint, route.endpoint);
-            assert_eq!(token_segment(&path), "token");
+            assert!(route.is_open() || token_segment(&path) == "token");
         }
     }
 
@@ -216,9 +261,23 @@ mod tests {
 
     #[test]
     fn unknown_paths_are_a_miss_whatever_the_method() {
-        for path in
-            ["/", "/push", "/push/", "/push/t/", "//push/t", "/push//t", "/Push/t", "/info//t", "/info/status//t", "/info/status/a/b/t"]
-        {
+        for path in [
+            "/",
+            "/health",
+            "/health/",
+            "/health/live/",
+            "/health/live/t",
+            "/metrics",
+            "/push",
+            "/push/",
+            "/push/t/",
+            "//push/t",
+            "/push//t",
+            "/Push/t",
+            "/info//t",
+            "/info/status//t",
+            "/info/status/a/b/t",
+        ] {
             for method in ["GET", "POST", "DELETE", "BREW"] {
                 assert_eq!(find(method, path).err(), Some(Miss::Path), "{method} {path}");
             }
@@ -234,6 +293,7 @@ mod tests {
             ("POST", "/info/t", "GET, HEAD"),
             ("OPTIONS", "/info/servers/t", "GET, HEAD"),
             ("PUT", "/info/message/1/t", "GET, HEAD, DELETE"),
+            ("POST", "/health/ready", "GET, HEAD"),
         ] {
             assert_eq!(find(method, path).err(), Some(Miss::Method(allowed.into())), "{method} {path}");
         }

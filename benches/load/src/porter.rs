@@ -1,0 +1,98 @@
+//! Porter's line protocol, port 9800.
+
+use crate::driver::{BODY, Driver, Event, InOrder, Request, Who, leading_number, put_number, unexpected};
+
+/// One link. `-6`s come when they are true, in any order, so the slot is the `num`; heartbeats are answered in order.
+pub struct Link {
+    who: Who,
+    pings: InOrder,
+}
+
+const PUSH: &[u8] = b"{\"t\":5,\"mid\":\"";
+
+impl Link {
+    pub fn new(who: Who) -> Link {
+        Link { who, pings: InOrder::default() }
+    }
+
+    fn heartbeat(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"t\":1,\"alias\":\"d-");
+        put_number(self.who.number(), out);
+        out.extend_from_slice(b"\"}\n");
+    }
+}
+
+impl Driver for Link {
+    fn open(&mut self, out: &mut Vec<u8>) -> usize {
+        if let Who::Publisher(_) = self.who {
+            return 0;
+        }
+        out.extend_from_slice(b"{\"t\":11,\"alias\":\"d-");
+        put_number(self.who.number(), out);
+        out.extend_from_slice(b"\"}\n");
+        if !self.who.subscribes() {
+            return 1;
+        }
+        out.extend_from_slice(b"{\"t\":2,\"topic\":\"load\",\"num\":0}\n");
+        2
+    }
+
+    fn request(&mut self, slot: u32, request: Request, out: &mut Vec<u8>) {
+        match request {
+            Request::Ping => {
+                self.pings.asked(slot);
+                return self.heartbeat(out);
+            }
+            Request::ToOne(number) => {
+                out.extend_from_slice(b"{\"t\":6,\"method\":\"publish_to_alias\",\"alias\":\"d-");
+                put_number(number, out);
+                out.extend_from_slice(b"\"");
+            }
+            Request::ToTopic => out.extend_from_slice(b"{\"t\":6,\"method\":\"publish\",\"topic\":\"load\""),
+        }
+        out.extend_from_slice(b",\"msg\":\"");
+        out.extend_from_slice(&BODY);
+        out.extend_from_slice(b"\",\"num\":");
+        put_number(slot, out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn next(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, Event)>, String> {
+        let Some(end) = memchr::memchr(b'\n', input) else { return Ok(None) };
+        let line = &input[..end];
+        let event = if let Some(rest) = line.strip_prefix(PUSH) {
+            let digits = memchr::memchr(b'"', rest).ok_or_else(|| unexpected(line))?;
+            out.extend_from_slice(b"{\"t\":-5,\"mid\":\"");
+            out.extend_from_slice(&rest[..digits]);
+            out.extend_from_slice(b"\"}\n");
+            Event::Delivered
+        } else if let Some(rest) = line.strip_prefix(b"{\"t\":-6,\"num\":") {
+            Event::Answered(leading_number(rest).ok_or_else(|| unexpected(line))?)
+        } else if line.starts_with(b"{\"t\":-1,") {
+            self.pings.answered()?
+        } else if line.starts_with(b"{\"t\":-11,") || line.starts_with(b"{\"t\":-2,") {
+            Event::Ready
+        } else {
+            return Err(unexpected(line));
+        };
+        Ok(Some((end + 1, event)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_porter_says() {
+        let input = b"{\"t\":-11,\"alias\":\"d-1\"}\n{\"t\":5,\"mid\":\"77\",\"alias\":\"d-1\",\"ts\":1,\"msg\":\"x\"}\n{\"t\":-6,\"num\":12,\"mid\":\"7\"}\n";
+        let events = [Event::Ready, Event::Delivered, Event::Answered(12)];
+        crate::driver::tests::check(&|| Box::new(Link::new(Who::Receiver(1))), input, &events, b"{\"t\":-5,\"mid\":\"77\"}\n");
+    }
+
+    #[test]
+    fn an_error_is_not_taken_for_an_answer() {
+        let error = Link::new(Who::Publisher(0)).next(b"{\"t\":0,\"error\":\"x\",\"code\":\"quota\"}\n", &mut Vec::new()).unwrap_err();
+        assert!(error.contains("quota"), "{error}");
+    }
+}

@@ -1,0 +1,4 @@
+//! TCP lines.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| porter_fuzz::checks::line(bytes));

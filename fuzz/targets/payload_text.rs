@@ -1,0 +1,4 @@
+//! A string payload.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| porter_fuzz::checks::payload_text(bytes));

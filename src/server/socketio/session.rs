@@ -1,0 +1,534 @@
+//! One Socket.IO session: the machine that decides, the link to the hub whose outbox holds the packets, and those who wait on either.
+//!
+//! Nothing here waits but a poll for its answer and a POST for its turn. Whatever happens is told to the machine under the lock;
+//! what it decides is carried out there too, since none of it waits: an answer is laid down for the request that fetches it.
+
+use std::future::poll_fn;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_std::net::TcpStream;
+use rustix::net::{SendFlags, send};
+
+use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
+use crate::names::Alias;
+use crate::protocol::engineio::Malformed;
+use crate::protocol::engineio::connection::{Connection, Filled, Input, Output, PollAnswer, PostAnswer, RequestId, fill};
+use crate::protocol::engineio::packet::{self, Data, Kind, Packet};
+use crate::protocol::engineio::payload::{self, Body, Encoding};
+use crate::protocol::engineio::request::{self, BadRequest, Query, Sid, Transport};
+use crate::protocol::events::Event;
+use crate::protocol::frame::Request;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::{socketio, websocket};
+use crate::runtime::clock;
+use crate::runtime::handle::SocketIoLink;
+use crate::runtime::outbox::Offered;
+use crate::server::socketio::table::Sessions;
+
+/// The answer that carries packets and nothing else.
+const NOTHING_MORE: PollAnswer = PollAnswer::Queue { pong: false, close: false };
+const NO_PACKETS: [&[u8]; 0] = [];
+/// The request that opened a session.
+pub(super) const OPENING: RequestId = RequestId(0);
+/// Pings are passed on to the hub at most this often: it wants to know who was heard from longest ago, not each ping.
+const HEARD_TOLD_EVERY_US: u64 = 5_000_000;
+/// Bytes of an event around its argument: a frame at its limit must fit with the name of its event.
+const EVENT_BYTES_MAX: usize = 64;
+
+/// One session.
+pub(super) struct Session {
+    sid: Sid,
+    /// It takes no binary framing.
+    base64: bool,
+    link: SocketIoLink,
+    requests: AtomicU64,
+    state: Mutex<State>,
+    table: Weak<Sessions>,
+}
+
+struct State {
+    machine: Connection,
+    messages: socketio::Decoder,
+    /// The client has left: what it says no longer counts.
+    has_left: bool,
+    /// Answers laid down for those who wait: at most two polls and a POST at a time.
+    polls: Vec<(RequestId, PollAnswer)>,
+    posts: Vec<(RequestId, PostAnswer)>,
+    /// A WebSocket that is not the session's yet.
+    probing: Option<(RequestId, TcpStream)>,
+    /// When the hub was last told of a ping: monotonic, µs.
+    heard_told: u64,
+}
+
+/// Frames that came together.
+#[derive(Default)]
+pub(super) struct Batch {
+    frames: Vec<Request>,
+    bytes: usize,
+    /// Behind them the client has left; its transport is for itself to close.
+    leaves: bool,
+}
+
+impl Batch {
+    /// Whether it is to be handed over before more is read.
+    pub(super) fn is_full(&self) -> bool {
+        self.frames.len() >= BATCH_FRAMES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+
+    /// Whether there is something to hand over.
+    pub(super) fn is_something(&self) -> bool {
+        !self.frames.is_empty() || self.leaves
+    }
+}
+
+/// What a poll is answered with.
+pub(super) struct Polled {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+    /// To be told when the answer is written; dropped untold, the poll broke off.
+    pub guard: Option<PollGuard>,
+    /// The time in which it must be written.
+    pub within: Option<Duration>,
+}
+
+impl Session {
+    /// A session whose handshake is being answered.
+    pub(super) fn new(sid: Sid, link: SocketIoLink, base64: bool, transport: Transport, table: Weak<Sessions>) -> Session {
+        let now = clock::mono_us();
+        let machine = match transport {
+            Transport::Polling => Connection::on_polling(now),
+            Transport::Websocket => Connection::on_websocket(OPENING, now),
+        };
+        let state = State {
+            machine,
+            messages: socketio::Decoder::new(),
+            has_left: false,
+            polls: Vec::new(),
+            posts: Vec::new(),
+            probing: None,
+            heard_told: now,
+        };
+        Session { sid, base64, link, requests: AtomicU64::new(OPENING.0 + 1), state: Mutex::new(state), table }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for a request.
+    pub(super) fn number(&self) -> RequestId {
+        RequestId(self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The transport that requests must name.
+    pub(super) fn transport(&self) -> Transport {
+        self.state().machine.transport()
+    }
+
+    /// Lets the client in.
+    pub(super) fn enter(&self, alias: Option<&Alias>, extended: bool) -> Result<(), Refusal> {
+        self.link.enter(alias, extended)
+    }
+
+    /// Its link to the hub.
+    pub(super) fn link(&self) -> &SocketIoLink {
+        &self.link
+    }
+
+    /// The body that opens a session on polling: the open packet, and the one that lets the client in or says why not. Nothing else,
+    /// since some clients drop what follows.
+    pub(super) fn open_by_poll(&self, entered: Result<(), Refusal>, query: &Query) -> (Vec<u8>, Encoding) {
+        let encoding = self.encoding(query);
+        let mut answer = payload::Answer::new(encoding);
+        let mut open = Vec::new();
+        request::open(&self.sid, Transport::Polling, &mut open);
+        answer.push(&open);
+        if let Err(refusal) = entered {
+            self.link.refuse(refusal);
+        }
+        let ((), offered) =
+            self.link.outbox().offer_packets(|packets| ((), packets.next().map_or(0, |first| usize::from(answer.push(first)))));
+        self.link.outbox().remove(&offered);
+        if entered.is_err() {
+            self.handle(Input::Close);
+        }
+        (answer.into_body(), encoding)
+    }
+
+    /// The packet that opens a session on a WebSocket, ahead of all others.
+    pub(super) fn open_packet(&self) -> Vec<u8> {
+        let mut open = Vec::new();
+        request::open(&self.sid, Transport::Websocket, &mut open);
+        open
+    }
+
+    /// How polls are answered.
+    fn encoding(&self, query: &Query) -> Encoding {
+        match query.jsonp {
+            Some(index) => Encoding::Jsonp(index),
+            None if self.base64 || query.base64 => Encoding::Text,
+            None => Encoding::Binary,
+        }
+    }
+
+    /// Tells the machine that something has happened.
+    pub(super) fn handle(&self, input: Input<'_>) {
+        let mut state = self.state();
+        self.act(&mut state, input);
+    }
+
+    /// Tells it, and carries out what it decides. True: the packet is a message for the layer above.
+    fn act(&self, state: &mut State, input: Input<'_>) -> bool {
+        let mut outputs = Vec::new();
+        let mut delivers = false;
+        state.machine.handle(input, clock::mono_us(), &mut outputs);
+        for output in outputs {
+            match output {
+                Output::AnswerPoll(id, answer) => {
+                    state.polls.push((id, answer));
+                    self.link.outbox().wake();
+                }
+                Output::AnswerPost(id, answer) => state.posts.push((id, answer)),
+                // It finds its session ended when its body is there.
+                Output::CutPost(_) => {}
+                Output::Deliver => delivers = true,
+                Output::SendWebsocket(id, packet) => self.send(state, id, packet),
+                Output::CloseWebsocket(id) => self.close_websocket(state, id),
+                Output::Upgraded(id) => {
+                    if let Some((_, stream)) = state.probing.take_if(|(probing, _)| *probing == id) {
+                        self.link.attach(stream);
+                    }
+                }
+                Output::Ended(end) => {
+                    log::debug!("socketio_ended reason=\"{}\"", end.reason());
+                    self.link.leave();
+                    self.link.outbox().wake();
+                    if let Some(table) = self.table.upgrade() {
+                        table.remove(&self.sid);
+                    }
+                }
+            }
+        }
+        delivers
+    }
+
+    fn send(&self, state: &State, id: RequestId, packet: &[u8]) {
+        match &state.probing {
+            Some((probing, stream)) if *probing == id => {
+                let mut frame = Vec::new();
+                websocket::frame(websocket::Opcode::Text, &mut frame, |out| out.extend_from_slice(packet));
+                // The first bytes on this socket after its handshake: the kernel takes them, or the socket is gone.
+                let _ = send(stream, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            }
+            _ => self.link.add(packet),
+        }
+    }
+
+    fn close_websocket(&self, state: &mut State, id: RequestId) {
+        match state.probing.take_if(|(probing, _)| *probing == id) {
+            Some((_, stream)) => close_politely(&stream),
+            None if state.machine.websocket() == Some(id) || state.machine.has_ended() => self.link.leave(),
+            None => {}
+        }
+    }
+
+    /// What waits too long, and what the hub has ended meanwhile.
+    pub(super) fn look_at_deadlines(&self) {
+        let mut state = self.state();
+        if self.link.is_closing() && !state.machine.has_ended() {
+            self.act(&mut state, Input::Close);
+        }
+        if state.machine.deadline().is_some_and(|deadline| deadline <= clock::mono_us()) {
+            self.act(&mut state, Input::Tick);
+        }
+    }
+
+    /// Reads a packet that came by a POST or a WebSocket. False: nothing more is to be read there.
+    pub(super) fn read(&self, id: RequestId, packet: Result<Packet<'_>, Malformed>, frame_max: usize, batch: &mut Batch) -> bool {
+        let mut state = self.state();
+        match packet {
+            Ok(packet) => {
+                self.note_ping(&mut state, &packet);
+                if self.act(&mut state, Input::Packet(id, &packet)) && !self.message(&mut state, &packet.data, frame_max, batch) {
+                    self.act(&mut state, Input::Malformed(id));
+                }
+            }
+            Err(_) => {
+                self.act(&mut state, Input::Malformed(id));
+            }
+        }
+        !state.machine.has_ended()
+    }
+
+    fn note_ping(&self, state: &mut State, packet: &Packet<'_>) {
+        let now = clock::mono_us();
+        if packet.kind == Kind::Ping && now >= state.heard_told + HEARD_TOLD_EVERY_US {
+            state.heard_told = now;
+            self.link.heard();
+        }
+    }
+
+    /// Reads a message as a Socket.IO packet. False: it is none.
+    fn message(&self, state: &mut State, data: &Data<'_>, frame_max: usize, batch: &mut Batch) -> bool {
+        let text = match data {
+            Data::Text(text) => text,
+            Data::Binary(_) => return state.messages.binary().is_ok(),
+        };
+        match state.messages.text(text) {
+            Ok(_) if state.has_left => {}
+            Ok(socketio::Packet::Event(event)) => {
+                if let Some(known) = Event::named(&event.name) {
+                    batch.bytes += text.len();
+                    let is_too_large = event.argument.is_some_and(|argument| argument.len() > frame_max + EVENT_BYTES_MAX);
+                    batch.frames.push(match is_too_large {
+                        true => known.too_large(event.ack),
+                        false => known.read(event.argument, event.has_attachments, event.ack),
+                    });
+                }
+            }
+            Ok(socketio::Packet::Join(namespace)) => {
+                let mut packet = vec![Kind::Message.digit()];
+                socketio::invalid_namespace(namespace, &mut packet);
+                self.link.add(&packet);
+            }
+            Ok(socketio::Packet::Disconnect) => {
+                state.has_left = true;
+                batch.leaves = true;
+            }
+            Ok(socketio::Packet::Ignored) => {}
+            Err(why) => {
+                log::debug!("socketio_malformed reason=\"{}\"", why.0);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Hands a batch to the hub when it is its turn. `at`: when it came, monotonic, µs. False: the session is over.
+    pub(super) async fn hand_over(&self, batch: &mut Batch, at: u64) -> bool {
+        let Batch { frames, leaves, .. } = std::mem::take(batch);
+        if !frames.is_empty() {
+            self.link.ready().await;
+            if self.link.is_closing() {
+                return false;
+            }
+            self.link.submit(frames, at);
+        }
+        if leaves {
+            self.link.part();
+        }
+        true
+    }
+
+    /// Waits for the answer to a poll.
+    pub(super) async fn poll(self: Arc<Self>, query: &Query) -> Polled {
+        let encoding = self.encoding(query);
+        let guard = PollGuard::arrived(Arc::clone(&self));
+        let answer = poll_fn(|context| {
+            self.link.outbox().register(context.waker());
+            match self.look_at_poll(guard.id) {
+                Some(answer) => Poll::Ready(answer),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        self.answer_poll(answer, encoding, guard)
+    }
+
+    /// The answer to a poll, if there is one now.
+    fn look_at_poll(&self, id: RequestId) -> Option<PollAnswer> {
+        let mut state = self.state();
+        if self.link.is_closing() && !state.machine.has_ended() {
+            self.act(&mut state, Input::Close);
+        } else if self.link.outbox().has_units() {
+            self.act(&mut state, Input::Queued);
+        }
+        let at = state.polls.iter().position(|(waiting, _)| *waiting == id)?;
+        Some(state.polls.swap_remove(at).1)
+    }
+
+    fn answer_poll(&self, answer: PollAnswer, encoding: Encoding, mut guard: PollGuard) -> Polled {
+        let content_type = encoding.content_type();
+        let outbox = self.link.outbox();
+        let (filled, offered) = outbox.offer_packets(|packets| {
+            let filled = fill(answer, encoding, packets).map(|filled| match filled {
+                // What waited has grown too old just now: a body without a packet is none.
+                Filled { taken: 0, closed: false, .. } if answer == NOTHING_MORE => {
+                    fill(PollAnswer::Noop, encoding, NO_PACKETS).unwrap_or(filled)
+                }
+                filled => filled,
+            });
+            let taken = filled.as_ref().map_or(0, |filled| filled.taken);
+            (filled, taken)
+        });
+        let Some(filled) = filled else {
+            guard.forget();
+            let (status, body) = match answer {
+                PollAnswer::Refuse(why) => (why.status(), why.json()),
+                _ => (BadRequest::Method.status(), ""),
+            };
+            return Polled { status, content_type: "application/json", body: body.into(), guard: None, within: None };
+        };
+        let within = offered.stale_at.map(|stale_at| Duration::from_micros(stale_at.saturating_sub(clock::mono_us())));
+        guard.answers(offered, filled.closed);
+        Polled { status: 200, content_type, body: filled.body, guard: Some(guard), within }
+    }
+
+    /// A WebSocket is open that would carry the session. `None`: it may not, and is closed.
+    pub(super) fn probe(&self, stream: &TcpStream) -> Option<RequestId> {
+        let id = self.number();
+        let mut state = self.state();
+        if state.probing.is_some() || state.machine.transport() == Transport::Websocket || state.machine.has_ended() {
+            self.act(&mut state, Input::WebsocketArrived(id));
+            close_politely(stream);
+            return None;
+        }
+        state.probing = Some((id, stream.clone()));
+        self.act(&mut state, Input::WebsocketArrived(id));
+        state.probing.is_some().then_some(id)
+    }
+
+    /// Answers pings and a close on a WebSocket.
+    pub(super) fn control(&self, id: RequestId, frames: Vec<u8>) {
+        if self.state().machine.websocket() == Some(id) {
+            self.link.outbox().add_control(frames);
+        }
+    }
+}
+
+/// Tells a WebSocket that it is over; its other end does not look at the code.
+fn close_politely(stream: &TcpStream) {
+    let mut frame = Vec::new();
+    websocket::close_frame(1000, &mut frame);
+    // Whether it hears of it or not, it is over.
+    let _ = send(stream, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// A poll from its arrival until its answer is written. Dropped before that, the poll broke off.
+pub(super) struct PollGuard {
+    session: Arc<Session>,
+    id: RequestId,
+    answer: Option<(Offered, bool)>,
+    over: bool,
+}
+
+impl PollGuard {
+    fn arrived(session: Arc<Session>) -> PollGuard {
+        let id = session.number();
+        session.handle(Input::PollArrived(id));
+        PollGuard { session, id, answer: None, over: false }
+    }
+
+    /// The handshake, which is no poll to the machine: if it breaks off, so does the session.
+    pub(super) fn opening(session: Arc<Session>) -> PollGuard {
+        PollGuard { session, id: OPENING, answer: None, over: false }
+    }
+
+    fn answers(&mut self, offered: Offered, closed: bool) {
+        self.answer = Some((offered, closed));
+    }
+
+    /// It was refused: the machine knows nothing of it.
+    fn forget(&mut self) {
+        self.over = true;
+    }
+
+    /// The answer is written.
+    pub(super) fn done(mut self) {
+        self.over = true;
+        let Some((offered, closed)) = self.answer.take() else { return };
+        let outbox = self.session.link.outbox();
+        outbox.remove(&offered);
+        let left = outbox.has_units();
+        self.session.handle(Input::PollAnswered { id: self.id, left, closed });
+    }
+}
+
+impl Drop for PollGuard {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        if self.id == OPENING {
+            self.session.handle(Input::Malformed(OPENING));
+            self.session.end();
+        } else {
+            self.session.handle(Input::PollGone(self.id));
+        }
+    }
+}
+
+impl Session {
+    /// Nobody knows its name: it ends at once.
+    fn end(&self) {
+        self.link.leave();
+        if let Some(table) = self.table.upgrade() {
+            table.remove(&self.sid);
+        }
+    }
+}
+
+/// A POST from its head until it is answered.
+pub(super) struct PostGuard {
+    session: Arc<Session>,
+    id: RequestId,
+    over: bool,
+}
+
+impl PostGuard {
+    /// Its head has come.
+    pub(super) fn arrived(session: Arc<Session>) -> PostGuard {
+        let id = session.number();
+        session.handle(Input::PostArrived(id));
+        PostGuard { session, id, over: false }
+    }
+
+    /// Reads its body, which came at that time: monotonic, µs.
+    ///
+    /// # Errors
+    /// What it is answered instead of `ok`.
+    pub(super) async fn post(mut self, body: Result<Body<'_>, Malformed>, came_at: u64, frame_max: usize) -> Result<(), BadRequest> {
+        self.over = true;
+        let session = &self.session;
+        match body {
+            Ok(body) => {
+                let mut batch = Batch::default();
+                for packet in body.packets() {
+                    if !session.read(self.id, packet, frame_max, &mut batch) {
+                        break;
+                    }
+                    if batch.is_full() && !session.hand_over(&mut batch, came_at).await {
+                        break;
+                    }
+                }
+                session.hand_over(&mut batch, came_at).await;
+                session.handle(Input::PostRead(self.id));
+            }
+            Err(_) => session.handle(Input::Malformed(self.id)),
+        }
+        let mut state = session.state();
+        let at = state.posts.iter().position(|(waiting, _)| *waiting == self.id);
+        match at.map(|at| state.posts.swap_remove(at).1) {
+            Some(PostAnswer::Ok) => Ok(()),
+            Some(PostAnswer::Refuse(why)) => Err(why),
+            Some(PostAnswer::Failed) | None => Err(BadRequest::Method),
+        }
+    }
+}
+
+impl Drop for PostGuard {
+    fn drop(&mut self) {
+        if !self.over {
+            self.session.handle(Input::PostGone(self.id));
+        }
+    }
+}
+
+/// The packet that answers a probe is the only one a WebSocket carries before it is the session's.
+const _: () = assert!(packet::PROBE_PONG.len() < 126);

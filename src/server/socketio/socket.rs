@@ -1,0 +1,151 @@
+//! The reading side of a Socket.IO session's WebSocket. What goes out is the outbox's; here frames come in, are read as packets, and
+//! become batches for the hub. While nothing comes it holds no buffer but tungstenite's small one.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_std::net::TcpStream;
+use futures::AsyncRead;
+
+use crate::limits::SOCKETIO_BODY_BYTES_MAX;
+use crate::protocol::engineio::connection::{Input, RequestId};
+use crate::protocol::engineio::packet::Packet;
+use crate::protocol::refusal::Refusal;
+use crate::protocol::websocket::{Decoder, Item, Options};
+use crate::runtime::clock;
+use crate::server::arrival::Arrival;
+use crate::server::http::Switched;
+use crate::server::listener::Permit;
+use crate::server::socketio::session::{Batch, OPENING, Session};
+
+/// Bytes of the scratch that one read fills at most.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// Bytes that tungstenite holds for an idle connection (Dependencies §5).
+const BUFFER_BYTES: usize = 512;
+/// Reads of one connection before others have their turn.
+const READS_PER_TURN: usize = 16;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+/// A session begins on this WebSocket. `refused`: it is not let in.
+pub(super) fn open(session: Arc<Session>, switched: Switched, frame_max: usize, refused: Option<Refusal>) {
+    let socket = Socket::new(session, switched, frame_max, OPENING);
+    let session = &socket.session;
+    session.link().attach(socket.stream.clone());
+    if let Some(refusal) = refused {
+        session.link().refuse(refusal);
+        session.handle(Input::Close);
+    }
+    async_std::task::spawn(socket.run());
+}
+
+/// A WebSocket has come for a session that polls.
+pub(super) fn probe(session: Arc<Session>, switched: Switched, frame_max: usize) {
+    if let Some(id) = session.probe(&switched.stream) {
+        async_std::task::spawn(Socket::new(session, switched, frame_max, id).run());
+    }
+}
+
+struct Socket {
+    session: Arc<Session>,
+    id: RequestId,
+    stream: TcpStream,
+    decoder: Decoder,
+    arrival: Arrival,
+    /// When the bytes last read came: monotonic, µs.
+    came_at: u64,
+    frame_max: usize,
+    _permit: Permit,
+}
+
+impl Socket {
+    fn new(session: Arc<Session>, switched: Switched, frame_max: usize, id: RequestId) -> Socket {
+        let Switched { stream, rest, permit } = switched;
+        let mut decoder = Decoder::new(Options { message_max: SOCKETIO_BODY_BYTES_MAX.max(2 * frame_max), buffer: BUFFER_BYTES });
+        if !rest.is_empty() {
+            let filled = rest.len();
+            decoder.lend(rest, filled);
+        }
+        let came_at = clock::mono_us();
+        Socket { session, id, stream, decoder, arrival: Arrival::since(came_at), came_at, frame_max, _permit: permit }
+    }
+
+    async fn run(mut self) {
+        loop {
+            let (mut batch, is_over) = poll_fn(|context| self.poll_batch(context)).await;
+            if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
+                break;
+            }
+        }
+        self.session.handle(Input::WebsocketGone(self.id));
+    }
+
+    /// Reads until a batch of frames is there, or no more can come.
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<(Batch, bool)> {
+        let mut batch = Batch::default();
+        for _ in 0..READS_PER_TURN {
+            let is_over = !self.decode(&mut batch);
+            if is_over || batch.is_something() {
+                return Poll::Ready((batch, is_over));
+            }
+            if !self.decoder.has_input() && !ready!(self.poll_read(context, &mut batch)) {
+                return Poll::Ready((batch, true));
+            }
+            if batch.is_something() {
+                return Poll::Ready((batch, false));
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads what has come, and decodes it while it is in the scratch. False: nothing more can come.
+    fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let attempt = Pin::new(&mut &self.stream).poll_read(context, scratch);
+            self.came_at = self.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
+            let read = match ready!(attempt) {
+                Ok(0) | Err(_) => return Poll::Ready(false),
+                Ok(read) => read,
+            };
+            self.decoder.lend(std::mem::take(scratch), read);
+            let goes_on = self.decode(batch);
+            *scratch = self.decoder.take_back();
+            Poll::Ready(goes_on)
+        })
+    }
+
+    /// Decodes what is there until the batch is full. False: nothing more is to be read.
+    fn decode(&mut self, batch: &mut Batch) -> bool {
+        let goes_on = loop {
+            if batch.is_full() {
+                break true;
+            }
+            let goes_on = match self.decoder.next_item() {
+                Ok(Some(Item::Text(text))) => self.session.read(self.id, Packet::from_text(text.as_str()), self.frame_max, batch),
+                Ok(Some(Item::Binary(bytes))) => self.session.read(self.id, Packet::from_binary(&bytes), self.frame_max, batch),
+                Ok(Some(Item::Pong)) => true,
+                Ok(Some(Item::Close(_))) => false,
+                Ok(None) => break true,
+                Err(_) => {
+                    self.session.handle(Input::Malformed(self.id));
+                    false
+                }
+            };
+            if !goes_on {
+                break false;
+            }
+        };
+        let control = self.decoder.take_control();
+        // The answer to a close is the outbox's last word.
+        if goes_on && !control.is_empty() {
+            self.session.control(self.id, control);
+        }
+        goes_on
+    }
+}

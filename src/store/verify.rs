@@ -1,0 +1,190 @@
+//! Whether a file is a whole database of Porter's, and what it holds: for backups, and for whoever looks after the box.
+//! It only reads.
+
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, Result};
+
+use crate::store::cause::{Cause, cause};
+use crate::store::columns::get_number;
+use crate::store::connection::open_reader;
+use crate::store::fault::Fault;
+use crate::store::migrate;
+
+/// The tables that a database of any version has: a file without them is not Porter's.
+const TABLES: [&str; 8] = ["alias", "door_log", "ended", "message", "meta", "opts_id", "report", "subscription"];
+/// Contradictions of a damaged database that are told, the first ones: more say nothing more.
+const CONTRADICTIONS_MAX: u32 = 3;
+
+/// How often work whose time is over is told to end.
+const INTERRUPTED_EVERY: Duration = Duration::from_millis(10);
+
+/// What a database holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The database's version.
+    pub version: u32,
+    /// The newest block of mids that it knows of.
+    pub mid_block: u64,
+    /// Service time of its last commit, ms.
+    pub service: u64,
+    /// The wall clock at its last commit, ms since 1970; 0: it has none.
+    pub wall: u64,
+    /// Known aliases.
+    pub aliases: u64,
+    /// Topics subscribed to, each alias's counted.
+    pub subscriptions: u64,
+    /// Messages that somebody is owed.
+    pub messages: u64,
+    /// Deliveries that wait.
+    pub deliveries: u64,
+    /// Entries of the door log.
+    pub door_log: u64,
+    /// Bytes of the file as far as it holds anything.
+    pub bytes: u64,
+}
+
+/// Opens a file that should be a database of Porter's and checks all of it.
+pub(super) fn open_whole(path: &Path) -> std::result::Result<(Connection, Contents), Fault> {
+    let bad = |why: String| Fault::NotWhole { path: path.to_owned(), why };
+    let failed = |error: rusqlite::Error| match cause(&error) {
+        Cause::Damaged | Cause::Value => bad(error.to_string()),
+        Cause::Full | Cause::Disk => Fault::database(path, "read")(error),
+    };
+    // SQLite would make what is not there.
+    std::fs::metadata(path).map_err(Fault::file(path, "read"))?;
+    let connection = open_reader(path).map_err(failed)?;
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if !is_porters(&connection).map_err(failed)? {
+        return Err(bad("it has not the tables of a porter database".to_owned()));
+    }
+    if found > migrate::KNOWN {
+        return Err(Fault::Newer { database: path.to_owned(), found, known: migrate::KNOWN });
+    }
+    let contradictions = contradictions(&connection).map_err(failed)?;
+    if !contradictions.is_empty() {
+        return Err(bad(contradictions.join("; ")));
+    }
+    let contents = contents(&connection).map_err(failed)?;
+    Ok((connection, contents))
+}
+
+/// Whether the database has Porter's tables and its counters.
+pub(super) fn is_porters(connection: &Connection) -> Result<bool> {
+    for table in TABLES {
+        if !connection.table_exists(None, table)? {
+            return Ok(false);
+        }
+    }
+    connection.query_row("SELECT count(*) = 1 FROM meta", (), |row| row.get(0))
+}
+
+/// What is wrong with the pages and indexes of the database, in SQLite's words; empty if nothing is. Reads all of it.
+pub(super) fn contradictions(connection: &Connection) -> Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({CONTRADICTIONS_MAX})"))?;
+    let lines: Vec<String> = statement.query_map((), |row| row.get(0))?.collect::<Result<_>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// What the database holds, all read from the same state of it.
+pub(super) fn contents(connection: &Connection) -> Result<Contents> {
+    let transaction = connection.unchecked_transaction()?;
+    // A row that can't be read is left out at the start, so it is here.
+    let sql = "SELECT service, wall, mid_block, (SELECT count(*) FROM alias), (SELECT count(*) FROM subscription), \
+               (SELECT count(*) FROM message), \
+               (SELECT coalesce(sum(json_array_length(receivers)), 0) FROM message WHERE json_valid(receivers)), \
+               (SELECT count(*) FROM ended WHERE mid IN (SELECT mid FROM message)), (SELECT count(*) FROM door_log), \
+               (SELECT page_size * (page_count - freelist_count) FROM pragma_page_size, pragma_page_count, pragma_freelist_count) \
+               FROM meta";
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let contents = transaction.query_row(sql, (), |row| {
+        Ok(Contents {
+            version,
+            service: get_number(row, 0)?,
+            wall: get_number(row, 1)?,
+            mid_block: get_number(row, 2)?,
+            aliases: get_number(row, 3)?,
+            subscriptions: get_number(row, 4)?,
+            messages: get_number(row, 5)?,
+            deliveries: get_number(row, 6)?.saturating_sub(get_number(row, 7)?),
+            door_log: get_number(row, 8)?,
+            bytes: get_number(row, 9)?,
+        })
+    })?;
+    transaction.finish()?;
+    Ok(contents)
+}
+
+/// Does what may take long, and breaks it off after `limit`; then the error is [`is_interrupted`].
+pub(super) fn within<T>(connection: &Connection, limit: Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let handle = connection.get_interrupt_handle();
+    let (done, end) = sync_channel::<()>(0);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut wait = limit;
+            // Again and again: it is without effect between two statements.
+            while end.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                handle.interrupt();
+                wait = INTERRUPTED_EVERY;
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// Whether an error says that the time of [`within`] was over.
+pub(super) fn is_interrupted(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::storage::{AliasId, Change};
+    use crate::names::Mid;
+    use crate::store::samples::{Scratch, alias, batch, committed, message, save};
+
+    fn filled(scratch: &Scratch) {
+        let mut database = scratch.open().unwrap();
+        let mut changes = vec![Change::SaveAlias(alias(1, "a")), Change::SaveAlias(alias(2, "b"))];
+        changes.push(save(message(1 << 40, "1"), &[(1, None), (2, None)]));
+        changes.push(save(message((1 << 40) + 1, "2"), &[(1, None)]));
+        changes.push(Change::EndDelivery { mid: Mid::new(1 << 40), alias: AliasId(2) });
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        database.close();
+    }
+
+    #[test]
+    fn contents_are_counted() {
+        let scratch = Scratch::new();
+        filled(&scratch);
+        let (_, found) = open_whole(&scratch.file("porter.db")).unwrap();
+        assert_eq!((found.version, found.mid_block, found.service, found.wall), (migrate::KNOWN, 1, 100, 5_001));
+        assert_eq!((found.aliases, found.messages, found.deliveries, found.door_log), (2, 2, 2, 0));
+        assert!(found.bytes > 0 && found.bytes.is_multiple_of(4_096));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_made() {
+        let scratch = Scratch::new();
+        scratch.folder();
+        assert!(matches!(open_whole(&scratch.file("porter.db")), Err(Fault::File { .. })));
+        assert!(!scratch.file("porter.db").exists());
+    }
+
+    #[test]
+    fn long_work_is_broken_off() {
+        let connection = Connection::open_in_memory().unwrap();
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let count = || connection.query_row(endless, (), |row| row.get::<_, i64>(0));
+        for limit in [0, 20] {
+            assert!(is_interrupted(&within(&connection, Duration::from_millis(limit), count).unwrap_err()));
+        }
+        let short = || connection.query_row("SELECT 1", (), |row| row.get::<_, i64>(0));
+        assert_eq!(within(&connection, Duration::from_secs(60), short), Ok(1));
+    }
+}
