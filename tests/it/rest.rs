@@ -124,8 +124,9 @@ fn info_counts_who_is_online_and_tells_where_to_connect() {
     drop(b);
     let expected = json!({"porter.example": {"webSocketSize": 0, "channelSize": 2, "onlineAllSize": 1, "socketIOSize": 0}});
     site.await_body("/info", &expected);
-    let (rest, tcp, rooms) = (site.porter.rest.port(), site.porter.tcp.port(), site.porter.websocket.port());
-    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":{rooms},"socket":9906,"push":{tcp}}},"host":"porter.example"}}"#);
+    let Porter { rest, tcp, websocket, socketio, .. } = &site.porter;
+    let [rest, tcp, rooms, phones] = [rest, tcp, websocket, socketio].map(|address| address.port());
+    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":{rooms},"socket":{phones},"push":{tcp}}},"host":"porter.example"}}"#);
     assert_eq!(site.get("/info/servers").body, expected);
 }
 
