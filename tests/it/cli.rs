@@ -73,7 +73,7 @@ fn the_first_start_prints_a_token_that_works_and_later_ones_none() {
         (child, rest, lines)
     };
     let (mut child, rest, mut lines) = start();
-    let token = lines.next().unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    let token = lines.find(|line| line.trim_start().starts_with("token ")).unwrap().split_whitespace().nth(1).unwrap().to_owned();
     assert_eq!(http(rest.parse().unwrap(), "GET", &format!("/info/{token}"), "").status, 200);
     child.kill().unwrap();
     let first = child.wait_with_output().unwrap();
