@@ -227,7 +227,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault { plant: |s| s.sql("DROP TABLE message"), grade: "wrong", what: "database", text: "tables of a porter database", mends: true },
     Fault {
-        plant: |s| s.sql("UPDATE meta SET newest_wall = 4000000000000"),
+        plant: |s| s.sql("UPDATE meta SET newest_wall = 4000000000000, crc = NULL"),
         grade: "wrong",
         what: "clock",
         text: "has seen 2096-",
