@@ -26,7 +26,7 @@ fn err(output: &Output) -> &str {
 /// Runs `porter serve` where it must not start: what it said.
 #[track_caller]
 fn expect_no_start(folder: &Folder, flags: &[&str]) -> String {
-    let output = command(folder, &["serve", "--tcp-port", "0", "--rest-port", "0"], flags).output().unwrap();
+    let output = command(folder, &["serve", "--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"], flags).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     assert_eq!(out(&output), "");
     err(&output).to_owned()
@@ -62,7 +62,7 @@ fn a_token_stands_alone_on_the_standard_output_and_works_at_once() {
 fn the_first_start_prints_a_token_that_works_and_later_ones_none() {
     let folder = Folder::new();
     let start = || {
-        let mut child = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"])
+        let mut child = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

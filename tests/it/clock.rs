@@ -46,7 +46,7 @@ impl Site {
     }
 
     fn start(&self, flags: &[&str]) -> Porter {
-        let mut command = command(&self.folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+        let mut command = command(&self.folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
         command.args(flags).env("LD_PRELOAD", library()).env("FAKETIME_TIMESTAMP_FILE", &self.offset);
         command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
         Porter::start_command(command)

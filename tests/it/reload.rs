@@ -299,7 +299,7 @@ fn many_signals_at_once_are_one_and_those_at_start_and_end_do_no_harm() {
     site.porter.signal(Signal::PIPE);
     site.hang_up();
 
-    let starting = command(&site.folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+    let starting = command(&site.folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
     assert_eq!(hang_up_while_it_ends(site.porter), Some(0));
     let porter = start_under_signals(starting);
     let mut client = Client::bound(porter.tcp, "a");
@@ -360,7 +360,7 @@ fn catches_hangups(pid: rustix::process::Pid) -> bool {
 #[test]
 fn a_log_that_nobody_reads_is_no_reason_to_stop() {
     let folder = Folder::new();
-    let server = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0"]);
+    let server = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
     // The other end of its standard error ends at once.
     let mut deaf = Command::new("bash");
     deaf.args(["-c", "exec \"$@\" 2> >(exec true)", "bash"]).arg(server.get_program()).args(server.get_args());

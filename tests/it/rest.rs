@@ -124,8 +124,8 @@ fn info_counts_who_is_online_and_tells_where_to_connect() {
     drop(b);
     let expected = json!({"porter.example": {"webSocketSize": 0, "channelSize": 2, "onlineAllSize": 1, "socketIOSize": 0}});
     site.await_body("/info", &expected);
-    let (rest, tcp) = (site.porter.rest.port(), site.porter.tcp.port());
-    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":9001,"socket":9906,"push":{tcp}}},"host":"porter.example"}}"#);
+    let (rest, tcp, phones) = (site.porter.rest.port(), site.porter.tcp.port(), site.porter.socketio.port());
+    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":9001,"socket":{phones},"push":{tcp}}},"host":"porter.example"}}"#);
     assert_eq!(site.get("/info/servers").body, expected);
 }
 
