@@ -94,8 +94,10 @@ pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());
     shell.current_dir(folder.path());
     for (name, value) in porter.get_envs() {
-        assert_eq!(value, None, "the command only takes variables away");
-        shell.env_remove(name);
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
     }
     Porter::start_command(shell)
 }
