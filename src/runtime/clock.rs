@@ -132,7 +132,7 @@ fn warn_if_behind(wall: u64, newest_stored: u64) {
         let (now, newest) = (utc_text(wall), utc_text(newest_stored));
         log::warn!(
             "clock_behind now={now} newest_stored={newest} effect=tokens_are_judged_by_the_newest_stored action=\"set the clock; if it is \
-             right, stop porter and run: sqlite3 porter.db 'UPDATE meta SET newest_wall = 0, wall = 0'\""
+             right, stop porter and run: sqlite3 porter.db 'UPDATE meta SET newest_wall = 0, wall = 0, crc = NULL'\""
         );
     }
 }

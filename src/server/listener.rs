@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_std::net::TcpStream;
 use async_std::task;
@@ -72,7 +73,7 @@ impl Listener {
     {
         let mut begun = shutdown.begun();
         let mut turn = 0_u32;
-        let mut exhausted = false;
+        let mut logged: Option<Instant> = None;
         let mut arrival = Arrival::since(clock::mono_us());
         loop {
             turn = turn.wrapping_add(1);
@@ -89,7 +90,6 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    exhausted = false;
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if let Some(permit) = permits.take(peer.ip()) {
                         task::spawn(connection(Accepted { stream, peer, arrival: Arrival::since(came), permit }));
@@ -98,8 +98,9 @@ impl Listener {
                 Err(error) => {
                     permits.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
                     if is_exhaustion(&error) {
-                        // Once, not ten times a second as long as it lasts.
-                        if !std::mem::replace(&mut exhausted, true) {
+                        // Once in a while, not ten times a second as long as it lasts.
+                        if logged.is_none_or(|at| at.elapsed() >= EXHAUSTION_LOGGED_EVERY) {
+                            logged = Some(clock::mono());
                             log::warn!("accept_failed address={} reason=\"{error}\" action=retry", self.local);
                         }
                         future::select(&mut begun, pin!(task::sleep(ACCEPT_PAUSE))).await;
@@ -273,6 +274,8 @@ impl Drop for Permit {
     }
 }
 
+/// Between two lines in the log about one port's want of descriptors or memory.
+const EXHAUSTION_LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// Connections accepted in a row before others have their turn.
 const ACCEPTS_PER_TURN: u32 = 16;
 const BACKLOG: i32 = LISTEN_BACKLOG as i32;
@@ -282,7 +285,6 @@ const USER_TIMEOUT_MS: u32 = TCP_USER_TIMEOUT.as_millis() as u32;
 mod tests {
     use std::io::Read;
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     use futures::FutureExt;
 

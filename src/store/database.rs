@@ -502,7 +502,7 @@ mod tests {
             match start {
                 1 => std::fs::write(scratch.file("mids"), "1\n").unwrap(),
                 2 => std::fs::remove_file(scratch.file("mids")).unwrap(),
-                3 => scratch.edit("UPDATE meta SET mid_block = 0"),
+                3 => scratch.edit("UPDATE meta SET mid_block = 0, crc = NULL"),
                 _ => {}
             }
         }

@@ -218,10 +218,16 @@ const FAULTS: &[Fault] = &[
     },
     Fault { plant: |s| s.shell("rm data/porter.db"), grade: "wrong", what: "database", text: "gone or empty", mends: true },
     Fault { plant: |s| s.shell(": > data/porter.db"), grade: "wrong", what: "database", text: "gone or empty", mends: true },
-    Fault { plant: |s| s.sql("PRAGMA user_version = 99"), grade: "wrong", what: "database", text: "has version 99", mends: false },
+    Fault {
+        plant: |s| s.sql("PRAGMA user_version = 99; PRAGMA application_id = 1349451875"),
+        grade: "wrong",
+        what: "database",
+        text: "has version 99",
+        mends: false,
+    },
     Fault { plant: |s| s.sql("DROP TABLE message"), grade: "wrong", what: "database", text: "tables of a porter database", mends: true },
     Fault {
-        plant: |s| s.sql("UPDATE meta SET newest_wall = 4000000000000"),
+        plant: |s| s.sql("UPDATE meta SET newest_wall = 4000000000000, crc = NULL"),
         grade: "wrong",
         what: "clock",
         text: "has seen 2096-",

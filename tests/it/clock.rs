@@ -231,9 +231,9 @@ fn a_token_that_was_over_stays_so_when_the_clock_goes_back() {
     let porter = site.start(&["--auth-devices", "token"]);
     expect_over(&porter);
     // If it was the stored time that was wrong, what the log says mends it.
-    porter.await_log("sqlite3 porter.db 'UPDATE meta SET newest_wall = 0, wall = 0'");
+    porter.await_log("sqlite3 porter.db 'UPDATE meta SET newest_wall = 0, wall = 0, crc = NULL'");
     assert_eq!(porter.terminate().0, Some(0));
-    site.shell("UPDATE meta SET newest_wall = 0, wall = 0");
+    site.shell("UPDATE meta SET newest_wall = 0, wall = 0, crc = NULL");
     let porter = site.start(&["--auth-devices", "token"]);
     assert_eq!(Client::connect(porter.tcp).ask_json(&bind)["t"], -11);
     assert_eq!(info(&porter, &manage), 200);

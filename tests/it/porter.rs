@@ -61,10 +61,6 @@ pub fn command(folder: &Folder, verb: &[&str], flags: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTER_")) {
         command.env_remove(name);
     }
-    // A server that a test starts by a command of its own takes free ports too, unless its flags say otherwise.
-    if verb.first() == Some(&"serve") {
-        command.env("PORTER_SOCKETIO_PORT", "0").env("PORTER_WEBSOCKET_PORT", "0");
-    }
     command.args(verb).arg("--data-dir").arg(folder.data()).args(flags).current_dir(folder.path()).stdin(Stdio::null());
     command
 }

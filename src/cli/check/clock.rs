@@ -50,7 +50,7 @@ fn stored(folder: &Path, newest: u64, now: u64, findings: &mut Findings) {
         clock::utc_text(newest),
         clock::utc_text(now)
     );
-    let mend = format!("sqlite3 {} 'UPDATE meta SET newest_wall = 0, wall = 0'", quoted(&folder.join("porter.db")));
+    let mend = format!("sqlite3 {} 'UPDATE meta SET newest_wall = 0, wall = 0, crc = NULL'", quoted(&folder.join("porter.db")));
     if newest > now + FAR_BEHIND_MS {
         findings.wrong("clock", text, Mend::Run(mend));
     } else {

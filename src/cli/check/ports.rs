@@ -106,7 +106,8 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         assert_eq!(holders(port), [Some(std::process::id())]);
         drop(socket);
-        assert_eq!(holders(port), []);
+        // Somebody else may have taken it since.
+        assert!(!holders(port).contains(&Some(std::process::id())));
     }
 
     #[test]
