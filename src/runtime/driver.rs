@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub turns: AtomicU64,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
+    /// The pictures of the door log: looked at without the hub.
+    pub pictures: Arc<DoorPictures>,
 }
 
 #[derive(Default)]
@@ -89,7 +91,7 @@ pub(super) struct Core {
     spare: Vec<Vec<u8>>,
     language: Language,
     /// The pictures of the door log.
-    pub pictures: Arc<DoorPictures>,
+    pictures: Arc<DoorPictures>,
     /// Taken out when the process ends.
     pub store: Option<StoreHandle>,
     /// The wall time that the batch in flight carries, ms.
@@ -151,6 +153,7 @@ impl Outlets {
 impl Shared {
     pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>) -> Shared {
         Shared {
+            pictures: Arc::clone(&core.pictures),
             core: Mutex::new(core),
             lanes: Mutex::default(),
             wake: AtomicWaker::new(),

@@ -294,27 +294,23 @@ impl Handle {
     /// `unavailable`: the store can't be read or has too much to do.
     pub async fn door_log(&self, part: DoorLogPart) -> Result<(u64, Vec<ShownDoor>), Refusal> {
         let (reply, page) = oneshot::channel();
-        let pictures = {
-            let core = self.shared.core();
-            match &core.store {
-                Some(store) => drop(store.door_log(part.into(), move |page| drop(reply.send(page)))),
-                None => drop(reply),
-            }
-            Arc::clone(&core.pictures)
-        };
+        match &self.shared.core().store {
+            Some(store) => drop(store.door_log(part.into(), move |page| drop(reply.send(page)))),
+            None => drop(reply),
+        }
         let Ok(Ok(page)) = page.await else { return Err(Refusal::new(Code::Unavailable, "")) };
-        let shown = |line: DoorLine| ShownDoor::new(line, |id| pictures.has(id));
+        let shown = |line: DoorLine| ShownDoor::new(line, |id| self.shared.pictures.has(id));
         Ok((page.total, page.lines.into_iter().map(shown).collect()))
     }
 
     /// From now on the door log keeps so many pictures.
     pub fn keep_pictures(&self, bounds: pictures::Bounds) {
-        self.shared.core().pictures.reconfigure(bounds);
+        self.shared.pictures.reconfigure(bounds);
     }
 
     /// The picture of an entry of the door log.
     pub async fn door_picture(&self, id: u64) -> Option<KeptPicture> {
-        let pictures = Arc::clone(&self.shared.core().pictures);
+        let pictures = Arc::clone(&self.shared.pictures);
         // Files are read on a thread of their own: a disk may be slow.
         async_std::task::spawn_blocking(move || pictures.read(id)).await
     }
