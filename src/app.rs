@@ -27,6 +27,7 @@ use crate::runtime::clock::{Clock, wall_ms};
 use crate::runtime::disk::Disk;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
+use crate::runtime::pictures::DoorPictures;
 use crate::runtime::readiness::Problem;
 use crate::runtime::shutdown::{ShutdownSignal, shutdown};
 use crate::server::gate::Gate;
@@ -34,6 +35,7 @@ use crate::server::http;
 use crate::server::listener::{Listener, Permits, raise_descriptor_limit};
 use crate::server::rest::routes::ENDPOINTS;
 use crate::server::rest::{self, Ports, Rest, RestOptions};
+use crate::server::rooms::{self, Rooms, RoomsOptions};
 use crate::server::socketio::{self, SocketIo, SocketIoOptions};
 use crate::server::tally::Tally;
 use crate::server::tcp::TcpServer;
@@ -58,6 +60,7 @@ const PANICS_LOGGED_MAX: usize = 100;
 enum Fault {
     Store(store::fault::Fault),
     Keyring(crate::runtime::keyring::Fault),
+    Pictures(std::io::Error),
     Bind { what: &'static str, address: SocketAddr, source: std::io::Error },
     Signals(std::io::Error),
 }
@@ -67,6 +70,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::Store(fault) => fault.fmt(f),
             Fault::Keyring(fault) => fault.fmt(f),
+            Fault::Pictures(source) => write!(f, "can't use the folder pictures in the data folder: {source}; make it writable"),
             Fault::Bind { what, address, source } => {
                 write!(f, "can't listen on {address}: {source}; stop what uses that port, or set another {what}")
             }
@@ -117,8 +121,10 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let gate = Arc::new(Gate::new(Arc::clone(&keyring), reload::gate_terms(&config)));
     let tcp = listen(&config, "tcp.port", config.tcp_port)?;
     let rest = listen(&config, "rest.port", config.rest_port)?;
+    let websocket = listen(&config, "websocket.port", config.websocket_port)?;
     let socketio = listen(&config, "socketio.port", config.socketio_port)?;
-    let addresses = Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), socketio: socketio.local_addr() };
+    let addresses =
+        Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), websocket: websocket.local_addr(), socketio: socketio.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
     let (terms, phone_terms) = (Arc::new(http::Options::new(signal.clone())), Arc::new(http::Options::new(signal.clone())));
     let watch = Arc::new(Watch {
@@ -133,11 +139,13 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     });
     log_status(Arc::clone(&watch));
     serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
+    let rooms = Arc::new(Rooms::new(RoomsOptions { handle: handle.clone(), gate: Arc::clone(&gate), terms: reload::room_terms(&config) }));
+    serve_rooms(websocket, &permits, Arc::new(http::Options::new(signal.clone())), Arc::clone(&rooms));
     let answers = Arc::new(Rest::new(rest_options(&config, &addresses, watch)));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
     let phones = Arc::new(SocketIo::new(socketio_options(&config, handle.clone(), Arc::clone(&gate))));
     serve_socketio(socketio, &permits, phone_terms, Arc::clone(&phones));
-    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, socketio: phones };
+    let parts = Parts { handle: handle.clone(), gate, permits: Arc::clone(&permits), tcp: server, rest: answers, rooms, socketio: phones };
     reload::start(hangups, read, settings, parts);
     let mut signals = Signals::new([Signal::Term, Signal::Int]).map_err(Fault::Signals)?;
     watch_files(Arc::clone(&keyring), findings, handle.clone(), alarms);
@@ -195,7 +203,9 @@ fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
     raise(alarms, &findings);
     let inbox = Inbox::new();
     let store = start_store(store, &inbox)?;
-    let handle = Handle::start(hub, &config.limits, config.language, Clock::new(stamp, newest_wall), store, &inbox);
+    let pictures = Arc::new(DoorPictures::open(&config.data_dir, reload::picture_bounds(config)).map_err(Fault::Pictures)?);
+    let clock = Clock::new(stamp, newest_wall);
+    let handle = Handle::start(hub, &config.limits, config.language, clock, store, pictures, &inbox);
     Ok(Started { handle, keyring, disk, findings })
 }
 
@@ -261,6 +271,7 @@ fn start_store(store: Store, inbox: &Inbox) -> Result<StoreHandle, Fault> {
 struct Addresses {
     tcp: SocketAddr,
     rest: SocketAddr,
+    websocket: SocketAddr,
     socketio: SocketAddr,
 }
 
@@ -279,7 +290,7 @@ fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal
 fn rest_options(config: &Config, addresses: &Addresses, watch: Arc<Watch>) -> RestOptions {
     let ports = Ports {
         rest: addresses.rest.port(),
-        websocket: config.websocket_port,
+        websocket: addresses.websocket.port(),
         socketio: addresses.socketio.port(),
         tcp: addresses.tcp.port(),
     };
@@ -289,6 +300,10 @@ fn rest_options(config: &Config, addresses: &Addresses, watch: Arc<Watch>) -> Re
 
 fn serve_rest(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, answers: Arc<Rest>) {
     async_std::task::spawn(rest::serve(listener, Arc::clone(permits), terms, answers));
+}
+
+fn serve_rooms(listener: Listener, permits: &Arc<Permits>, terms: Arc<http::Options>, rooms: Arc<Rooms>) {
+    async_std::task::spawn(rooms::serve(listener, Arc::clone(permits), terms, rooms));
 }
 
 fn socketio_options(config: &Config, handle: Handle, gate: Arc<Gate>) -> SocketIoOptions {
@@ -378,6 +393,7 @@ fn watch_files(keyring: Arc<Keyring>, findings: Findings, handle: Handle, alarms
 fn announce(config: &Config, addresses: &Addresses, first: Option<&Keyring>) {
     let mut text = format!("Porter {} is ready.\n", env!("CARGO_PKG_VERSION"));
     text += &format!("  controllers   tcp://{}\n", addresses.tcp);
+    text += &format!("  rooms         ws://{}\n", addresses.websocket);
     text += &format!("  management    http://{}\n", addresses.rest);
     text += &format!("  phones        http://{}/socket.io/\n", addresses.socketio);
     if let Some(keyring) = first {

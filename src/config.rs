@@ -42,6 +42,8 @@ pub struct Config {
     pub rest_error_status: Option<u16>,
     /// `websocket.port`; 0: any free one.
     pub websocket_port: u16,
+    /// `websocket.frame`: bytes.
+    pub websocket_frame: usize,
     /// `socketio.port`; 0: any free one.
     pub socketio_port: u16,
     /// `tcp.port`; 0: any free one.
@@ -52,6 +54,10 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// `door.openers`: patterns with `*` for any characters; empty: every link may open.
     pub door_openers: Vec<String>,
+    /// `door.pictures`: bytes.
+    pub door_pictures: u64,
+    /// `door.picture_days`.
+    pub door_picture_life: Duration,
     /// `runtime.threads`, at least 1.
     pub threads: usize,
     /// `log.level`.
@@ -278,6 +284,7 @@ const SETTINGS: &[Setting] = &[
     whole("rest.first_page", 0..=1, |c, v| c.rest_first_page = v),
     choice("rest.error_status", &[("0", |c| c.rest_error_status = None), ("200", |c| c.rest_error_status = Some(200))]),
     fixed(whole("websocket.port", PORT, |c, v| c.websocket_port = v as u16)),
+    whole("websocket.frame", 1_024..=64 << 20, |c, v| c.websocket_frame = v as usize),
     fixed(whole("socketio.port", PORT, |c, v| c.socketio_port = v as u16)),
     fixed(whole("tcp.port", PORT, |c, v| c.tcp_port = v as u16)),
     whole("tcp.idle", 1..=86_400, |c, v| c.limits.tcp_idle = Duration::from_secs(v)),
@@ -293,6 +300,8 @@ const SETTINGS: &[Setting] = &[
         put(&mut c.trusted_proxies, each(v, Network::parse))
     }),
     list("door.openers", "1 to 128 bytes without control characters each", |c, v| put(&mut c.door_openers, each(v, pattern))),
+    whole("door.pictures", 0..=COUNT_MAX, |c, v| c.door_pictures = v),
+    whole("door.picture_days", 1..=36_500, |c, v| c.door_picture_life = Duration::from_secs(v * 86_400)),
     fixed(whole("runtime.threads", 1..=64, |c, v| c.threads = v as usize)),
     choice(
         "log.level",
@@ -565,11 +574,14 @@ fn blank() -> Config {
         rest_first_page: 0,
         rest_error_status: None,
         websocket_port: 0,
+        websocket_frame: 0,
         socketio_port: 0,
         tcp_port: 0,
         auth_devices: DeviceAuth::Token,
         trusted_proxies: Vec::new(),
         door_openers: Vec::new(),
+        door_pictures: 0,
+        door_picture_life: Duration::ZERO,
         threads: 0,
         log_level: LevelFilter::Off,
         limits: Limits {

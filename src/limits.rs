@@ -44,6 +44,30 @@ pub const ROOMS_PER_LINK_MAX: usize = 64;
 pub const DOOR_FRAMES_QUEUED_MAX: usize = 64;
 /// Openings waiting for a result at once; over it the oldest is answered `no_answer`. Each lives at most 3 s.
 pub const OPENINGS_PENDING_MAX: usize = 10_000;
+/// Bytes that may wait for one member of a room before its senders are held, or for a phone in texts before it is closed; one
+/// frame more may be on its way (Design §6).
+pub const ROOM_OUTBOX_BYTES: usize = 1 << 20;
+/// Frames of rooms in one turn of the hub, after all else (Design §6).
+pub const ROOM_FRAMES_PER_TURN_MAX: usize = 64;
+/// Bytes that the frames of rooms in one turn come to over all who get them: a millisecond of copying, so that a door does not
+/// wait for longer.
+pub const ROOM_BYTES_PER_TURN_MAX: usize = 4 << 20;
+/// Frames that are kept of a member of a one-to-one room until it meets the other (Protocol §9).
+pub const ROOM_EARLY_FRAMES_MAX: usize = 64;
+/// Bytes of those frames (Protocol §9).
+pub const ROOM_EARLY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of those frames in all rooms together; over it none are kept.
+pub const ROOM_EARLY_BYTES_TOTAL_MAX: usize = 64 << 20;
+/// Newcomers that may wait for one place of a one-to-one room; those beyond are told at once that it is busy.
+pub const ROOM_NEWCOMERS_MAX: usize = 8;
+/// Bytes of the newest pictures of all one-to-many rooms; over it those without a member are forgotten first, then none is kept.
+pub const PICTURES_BYTES_MAX: usize = 256 << 20;
+/// One-to-many rooms without a member whose picture is kept; over it the oldest is forgotten.
+pub const PICTURES_UNATTENDED_MAX: usize = 10_000;
+/// Bytes of a text frame that may be a door's result (Protocol §7).
+pub const DOOR_ANSWER_BYTES_MAX: usize = 4 << 10;
+/// Pictures of openings that wait to be written to files; over it an opening is logged without one.
+pub const DOOR_PICTURES_QUEUED_MAX: usize = 64;
 /// Openings of one user in one room waiting for a result at once, likewise: a door's answer is for all of them.
 pub const OPENINGS_ALIKE_MAX: usize = 64;
 /// Entries of the door log that wait in memory while the disk is down (Protocol §7).
@@ -111,6 +135,16 @@ pub const OPENING_AGE_MAX: Duration = Duration::from_secs(5);
 pub const DOOR_USER_TIMEOUT_MS: u32 = OPENING_AGE_MAX.as_millis() as u32;
 /// How long a door may take to answer an opening (Protocol §7).
 pub const DOOR_ANSWER_WAIT: Duration = Duration::from_secs(3);
+/// How long the incumbent of a place in a one-to-one room has to answer a ping before a newcomer gets it (Protocol §9).
+pub const ROOM_TAKEOVER_WAIT: Duration = Duration::from_secs(2);
+/// A receiver in a one-to-one or group room that takes nothing for so long is closed (Protocol §9).
+pub const ROOM_STALL_MAX: Duration = Duration::from_secs(10);
+/// How often a member of a room is pinged (Protocol §9).
+pub const ROOM_PING_EVERY: Duration = Duration::from_secs(25);
+/// A member of a room of which nothing was heard for so long is gone (Protocol §9).
+pub const ROOM_GONE_AFTER: Duration = Duration::from_secs(60);
+/// How long a picture is kept after the last member or POST (Protocol §9).
+pub const PICTURE_LIFE: Duration = Duration::from_secs(600);
 /// How long a register, unregister or pull may hold its link while it waits for the disk (Protocol §6).
 pub const DISK_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long a publish waits for its commit before it is answered `unavailable` (Protocol §4).
@@ -212,5 +246,6 @@ const _: () = assert!(GRACE_MIN.as_millis() < GRACE_MAX.as_millis());
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(HTTP_DRAIN_WAIT.as_secs() < SHUTDOWN_WAIT.as_secs());
 const _: () = assert!(KEEPALIVE_IDLE.as_secs() + KEEPALIVE_PROBES as u64 * KEEPALIVE_INTERVAL.as_secs() <= 60);
+const _: () = assert!(ROOM_PING_EVERY.as_secs() * 2 < ROOM_GONE_AFTER.as_secs());
 const _: () = assert!(2 * PROOF_AFTER.as_secs() <= PROOF_AGE_MAX.as_secs());
 const _: () = assert!(DOOR_ANSWER_WAIT.as_secs() < OPENING_AGE_MAX.as_secs());

@@ -14,10 +14,12 @@ use crate::config::{Config, Effective};
 use crate::hub;
 use crate::hub::access::Openers;
 use crate::runtime::handle::Handle;
+use crate::runtime::pictures;
 use crate::server::gate::{Gate, GateTerms};
 use crate::server::listener::{ConnectionLimits, Permits};
 use crate::server::origin::OriginRule;
 use crate::server::rest::{Rest, RestTerms};
+use crate::server::rooms::{RoomTerms, Rooms};
 use crate::server::socketio::{SocketIo, SocketIoTerms};
 use crate::server::tcp::TcpServer;
 
@@ -36,6 +38,8 @@ pub struct Parts {
     pub tcp: Arc<TcpServer>,
     /// RestServer.
     pub rest: Arc<Rest>,
+    /// WebSocketServer.
+    pub rooms: Arc<Rooms>,
     /// SocketIoServer.
     pub socketio: Arc<SocketIo>,
 }
@@ -70,11 +74,29 @@ pub fn rest_terms(config: &Config) -> RestTerms {
     }
 }
 
+/// From which web pages a browser may come.
+#[must_use]
+pub fn origin_rule(config: &Config) -> OriginRule {
+    OriginRule { advertise_host: config.advertise_host.clone(), origins: config.origins.clone() }
+}
+
+/// What rooms go by.
+#[must_use]
+pub fn room_terms(config: &Config) -> RoomTerms {
+    RoomTerms { origins: origin_rule(config), frame_max: config.websocket_frame, language: config.language }
+}
+
+/// How many pictures the door log keeps.
+#[must_use]
+pub fn picture_bounds(config: &Config) -> pictures::Bounds {
+    pictures::Bounds { bytes: config.door_pictures, life: config.door_picture_life }
+}
+
 /// What the phones' port serves by.
 #[must_use]
 pub fn socketio_terms(config: &Config) -> SocketIoTerms {
     SocketIoTerms {
-        origins: OriginRule { advertise_host: config.advertise_host.clone(), origins: config.origins.clone() },
+        origins: origin_rule(config),
         frame_max: config.limits.frame,
         sessions_max: config.limits.connections,
         language: config.language,
@@ -153,11 +175,13 @@ impl Reloader {
 
     /// Can't fail: the values are whole, and nobody is asked.
     fn apply(&self, config: &Config) {
-        let Parts { handle, gate, permits, tcp, rest, socketio } = &self.parts;
+        let Parts { handle, gate, permits, tcp, rest, rooms, socketio } = &self.parts;
         gate.reconfigure(gate_terms(config));
         permits.reconfigure(connection_limits(config));
         tcp.reconfigure(config.limits.frame);
         rest.reconfigure(rest_terms(config));
+        rooms.reconfigure(room_terms(config));
+        handle.keep_pictures(picture_bounds(config));
         socketio.reconfigure(socketio_terms(config));
         handle.reconfigure(hub_options(config), config.language);
     }

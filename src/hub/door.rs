@@ -80,6 +80,9 @@ impl Hub {
         for member in self.doors.members(&frame.room).iter().filter(|member| member.link != id) {
             self.add_door_target(*member, fx);
         }
+        for (member, is_door) in self.rooms.of_name(&frame.room) {
+            self.add_door_target(Member { link: member, is_door }, fx);
+        }
         self.relay(frame, start, at, fx);
         Ok(())
     }
@@ -173,6 +176,9 @@ impl Hub {
         for member in members.iter().filter(|member| member.is_door && member.link != id) {
             self.add_door_target(*member, fx);
         }
+        for (member, _) in self.rooms.of_name(&frame.room).filter(|(_, is_door)| *is_door) {
+            self.add_door_target(Member { link: member, is_door: true }, fx);
+        }
         let joined = fx.doors.len();
         let named = self.aliases.find(frame.room.as_str()).map_or(&[][..], |key| &self.aliases.get(key).sessions);
         for session in named.iter().filter(|session| **session != id) {
@@ -192,6 +198,12 @@ impl Hub {
         entry.id = self.next_mid(fx)?.number();
         entry.doors = u32::try_from(doors).unwrap_or(u32::MAX);
         let id = entry.id;
+        if let Ok(room) = RoomName::new(&entry.room)
+            && let Some(picture) = self.rooms.picture(&room)
+        {
+            let picture = picture.frame.clone();
+            fx.list.push(Effect::KeepPicture { id, picture, service: self.now.service });
+        }
         self.gather.queue(Change::LogDoor(entry));
         Some(id)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::hub::storage::{Batch, PageRequest};
 use crate::names::{Alias, LinkId};
 use crate::protocol::frame::{DoorFrame, Message, Reply};
+use crate::protocol::room::RoomFrame;
 
 /// One thing to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +47,27 @@ pub enum Effect {
         /// The wall clock for extended doors, ms.
         ts: u64,
     },
+    /// Send one room frame to [`Effects::members`]`[range]`. A member that has more waiting than it may is reported:
+    /// `Input::RoomFull`.
+    RoomSend {
+        /// The frame, the same for all.
+        frame: RoomFrame,
+        /// Which members.
+        targets: Range<usize>,
+    },
+    /// Ping a member of a room; its pong comes with `Input::RoomFrames`.
+    RoomPing(LinkId),
+    /// Keep the picture of a room for an entry of the door log.
+    KeepPicture {
+        /// The entry.
+        id: u64,
+        /// The picture.
+        picture: RoomFrame,
+        /// Service time, ms.
+        service: u64,
+    },
+    /// Forget the kept pictures that are too old or too many, at a service time, ms.
+    SweepPictures(u64),
     /// The link's batch is done: it may hand over the next.
     Ready(LinkId),
     /// End a link after what was queued for it. The hub has forgotten it already.
@@ -65,8 +87,14 @@ pub enum Closing {
     Idle,
     /// It neither bound, published nor joined a room in time.
     Unbound,
-    /// A ninth session of its alias came.
+    /// A ninth session of its alias came, or another for its place in a room, and it did not answer.
     Replaced,
+    /// Its place in a room is taken.
+    Busy,
+    /// It took nothing for too long, or less than came for it.
+    Overloaded,
+    /// Nothing was heard of a member of a room for 60 s.
+    Dead,
     /// Its token is wrong, has expired or was revoked.
     BadToken,
     /// A line over the limit.
@@ -85,6 +113,9 @@ impl Closing {
             Closing::Idle => "idle",
             Closing::Unbound => "unbound",
             Closing::Replaced => "replaced",
+            Closing::Busy => "busy",
+            Closing::Overloaded => "overloaded",
+            Closing::Dead => "dead",
             Closing::BadToken => "bad_token",
             Closing::TooLarge => "too_large",
             Closing::Left => "left",
@@ -124,6 +155,8 @@ pub struct Effects {
     pub targets: Vec<Target>,
     /// The receivers that [`Effect::Relay`] names by range.
     pub doors: Vec<DoorTarget>,
+    /// The receivers that [`Effect::RoomSend`] names by range.
+    pub members: Vec<LinkId>,
 }
 
 impl Effects {
@@ -132,6 +165,7 @@ impl Effects {
         self.list.clear();
         self.targets.clear();
         self.doors.clear();
+        self.members.clear();
     }
 
     pub(super) fn reply(&mut self, link: LinkId, reply: Reply) {
@@ -140,6 +174,16 @@ impl Effects {
 
     pub(super) fn notice(&mut self, link: LinkId, reply: Reply) {
         self.list.push(Effect::Notice { link, reply });
+    }
+
+    /// Sends a room frame to `members`; nothing if there are none.
+    pub(super) fn send(&mut self, frame: RoomFrame, members: impl IntoIterator<Item = LinkId>) {
+        let start = self.members.len();
+        self.members.extend(members);
+        let targets = start..self.members.len();
+        if !targets.is_empty() {
+            self.list.push(Effect::RoomSend { frame, targets });
+        }
     }
 
     /// Pushes `message` to the targets added since `start`; nothing if there are none.

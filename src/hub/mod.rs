@@ -2,8 +2,8 @@
 //!
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
-//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`); *flows* are what the [`Hub`], who alone sees all
-//! parts, does with them (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
+//! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`, `rooms`); *flows* are what the [`Hub`], who alone sees
+//! all parts, does with them (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
 
 pub mod access;
 mod aliases;
@@ -24,6 +24,7 @@ mod presence;
 mod publish;
 mod rate;
 pub mod restore;
+pub mod rooms;
 mod sessions;
 mod slab;
 pub mod status;
@@ -53,14 +54,16 @@ use crate::hub::pending::Pendings;
 use crate::hub::presence::Presence;
 use crate::hub::publish::FanOut;
 use crate::hub::rate::Rates;
+use crate::hub::rooms::{Picture, Rooms};
 use crate::hub::status::Counters;
 use crate::hub::storage::{Outcome, Trouble};
 use crate::hub::timers::Timers;
 use crate::hub::waiting::Waiting;
 use crate::limits::{Limits, UNANSWERED_PER_LINK_MAX};
-use crate::names::{LinkId, Mid, Transport};
+use crate::names::{LinkId, Mid, RoomName, Transport};
 use crate::protocol::frame::{Body, Message, Num, Reply, Request};
 use crate::protocol::refusal::{Code, Refusal};
+use crate::protocol::room::{RoomFrame, RoomPath};
 
 /// The three clocks, read together (Protocol §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +103,20 @@ pub enum Input {
     },
     /// A congested outbox has room again.
     Drained(LinkId),
+    /// What a member of a room sent, in order. It hands over the next batch after [`Effect::Ready`].
+    RoomFrames {
+        /// Which member.
+        link: LinkId,
+        /// At most [`crate::limits::BATCH_FRAMES_MAX`] frames or [`crate::limits::BATCH_BYTES_MAX`], or one larger frame. None: only
+        /// a sign of life.
+        frames: Vec<RoomFrame>,
+        /// A pong was among them.
+        pong: bool,
+    },
+    /// More waits in the outbox of a member of a room than may.
+    RoomFull(LinkId),
+    /// A member of a room whose outbox is full took something.
+    RoomTook(LinkId),
     /// What became of a batch.
     Stored {
         /// Which batch.
@@ -143,6 +160,7 @@ pub struct Hub {
     live_only: LiveOnly,
     pages: Pages,
     doors: Doors,
+    rooms: Rooms,
     presence: Presence,
     rates: Rates,
     timers: Timers,
@@ -185,6 +203,7 @@ impl Hub {
             live_only: LiveOnly::default(),
             pages: Pages::default(),
             doors: Doors::default(),
+            rooms: Rooms::new(),
             presence: Presence::default(),
             rates: Rates::new(options.limits.publish_rate),
             timers: Timers::default(),
@@ -219,20 +238,27 @@ impl Hub {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
             Input::Finished(link) => self.finish(link, fx),
             Input::Heard(link) => self.heard(link),
-            Input::Gone(link) => self.end_link(link),
+            Input::Gone(link) => self.end_link(link, fx),
             Input::Congested { link, from } => self.congested(link, from),
-            Input::Drained(link) => self.drained(link),
+            Input::Drained(link) => {
+                self.drained(link);
+                self.rooms.drained(link);
+            }
+            Input::RoomFrames { link, frames, pong } => self.rooms.frames(link, frames, pong, now.mono, now.wall, fx),
+            Input::RoomFull(link) => self.rooms.full(link, now.mono),
+            Input::RoomTook(link) => self.rooms.took(link, now.mono),
             Input::Stored { number, outcome } => self.stored(number, outcome, fx),
             Input::Page { ticket, messages } => self.page(ticket, messages, fx),
             Input::Block(end) => self.mids.extend(end),
             Input::StoreFull => self.store_full(),
         }
+        self.close_members(fx);
     }
 
     /// Whether [`Hub::proceed`] has something to do at once.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.fan_out.is_some() || !self.deferred.is_empty() || self.pages.has_ready()
+        self.fan_out.is_some() || !self.deferred.is_empty() || self.pages.has_ready() || self.rooms.has_work()
     }
 
     /// Goes on with work that was cut into slices: one slice.
@@ -243,6 +269,7 @@ impl Hub {
             return;
         }
         self.advance_ready(fx);
+        self.rooms.proceed(fx);
         if let Some(link) = self.deferred.pop_front() {
             self.run_backlog(link, fx);
         }
@@ -365,8 +392,43 @@ impl Hub {
         if why == Closing::BadToken && self.link(id).is_some_and(|link| link.transport == Transport::Rest) {
             self.counters.count_refusal(Code::BadToken);
         }
-        self.end_link(id);
+        self.end_link(id, fx);
         fx.list.push(Effect::Close(id, why));
+    }
+
+    /// A link takes its place in a room, or waits for it.
+    pub fn enter_room(&mut self, now: Now, id: LinkId, path: &RoomPath, fx: &mut Effects) {
+        self.now = now;
+        self.rooms.enter(id, path, now.mono, fx);
+        self.close_members(fx);
+    }
+
+    /// An HTTP request sees the pictures of a room from now on. False: the room has none.
+    #[must_use]
+    pub fn watch_room(&mut self, now: Now, id: LinkId, room: &RoomName, fx: &mut Effects) -> bool {
+        self.now = now;
+        self.rooms.watch(id, room, now.mono, fx)
+    }
+
+    /// A picture came by POST.
+    pub fn post_picture(&mut self, now: Now, room: &RoomName, picture: RoomFrame, fx: &mut Effects) {
+        self.now = now;
+        self.rooms.post(room, picture, now.mono, now.wall, fx);
+    }
+
+    /// The newest picture of a room.
+    #[must_use]
+    pub fn picture(&self, room: &RoomName) -> Option<&Picture> {
+        self.rooms.picture(room)
+    }
+
+    /// Closes those whom the rooms turn away; a place that this empties may go to somebody, so it may turn away more.
+    fn close_members(&mut self, fx: &mut Effects) {
+        while let Some((id, why)) = self.rooms.closing.pop_front() {
+            if self.link(id).is_some() {
+                self.close(id, why, fx);
+            }
+        }
     }
 
     fn link(&self, id: LinkId) -> Option<&Link> {

@@ -242,9 +242,10 @@ impl Hub {
     }
 
     /// Forgets a link and what hangs on it.
-    pub(super) fn end_link(&mut self, id: LinkId) {
+    pub(super) fn end_link(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.close(id) else { return };
         self.leave_rooms(id, &link.rooms);
+        self.rooms.leave(id, self.now.mono, fx);
         if link.queued {
             let links = &self.links;
             self.pages.forget(|id| links.find(id).is_some());

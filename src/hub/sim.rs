@@ -326,7 +326,8 @@ impl World {
                 Effect::Commit(batch) => assert!(self.batch.replace(batch).is_none(), "two batches in flight"),
                 Effect::Read(request) => self.reads.push_back(request),
                 Effect::TakeBlock => {}
-                Effect::Notice { .. } | Effect::Relay { .. } => {}
+                Effect::Notice { .. } | Effect::Relay { .. } | Effect::SweepPictures(_) => {}
+                Effect::RoomSend { .. } | Effect::RoomPing(_) | Effect::KeepPicture { .. } => unreachable!("nobody is in a room"),
             }
         }
         fx.clear();

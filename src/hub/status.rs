@@ -154,14 +154,15 @@ impl Hub {
 
     /// The counts of frame 7.
     pub(super) fn room_counts(&self) -> RoomCounts {
-        RoomCounts { channels: self.sizes().channel, ..RoomCounts::default() }
+        RoomCounts { channels: self.sizes().channel, ..self.rooms.counts() }
     }
 
     /// The counts of `/info`.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let over = |transport| self.presence.over(transport).map_or(0, super::presence::Online::sessions);
-        Sizes { web_socket: 0, channel: over(Transport::Tcp), online_all: self.presence.online_all(), socket_io: over(Transport::SocketIo) }
+        let (channel, socket_io) = (over(Transport::Tcp), over(Transport::SocketIo));
+        Sizes { web_socket: self.rooms.seated(), channel, online_all: self.presence.online_all(), socket_io }
     }
 
     /// What has happened.

@@ -7,5 +7,6 @@ mod late;
 mod links;
 pub(super) mod model;
 mod publish;
+mod rooms;
 pub(super) mod scene;
 mod storing;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::hub::aliases::AliasKey;
-use crate::hub::effects::{Closing, Effects};
+use crate::hub::effects::{Closing, Effect, Effects};
 use crate::hub::storage::Change;
 use crate::hub::{Hub, Now};
 use crate::limits::{BIND_WAIT, DELIVERIES_PER_TURN_MAX, DOOR_LOG_LIFE, IDEMPOTENCY_KEY_LIFE, REPORT_LIFE, REPORTS_MAX};
@@ -46,7 +46,7 @@ impl Hub {
         if !self.timers.holding.is_empty() || !self.gather.is_idle() {
             next = next.min(self.timers.next_waits);
         }
-        for due in [self.pending.next_due(), self.doors.next_deadline()].into_iter().flatten() {
+        for due in [self.pending.next_due(), self.doors.next_deadline(), self.rooms.next_deadline()].into_iter().flatten() {
             next = next.min(due);
         }
         next
@@ -57,6 +57,7 @@ impl Hub {
         self.now = now;
         self.end_graces();
         self.end_openings(fx);
+        self.rooms.end_contests(now.mono);
         if now.mono >= self.timers.next_waits {
             self.timers.next_waits = now.mono + WAITS_EVERY_US;
             self.give_up_waits(fx);
@@ -66,6 +67,7 @@ impl Hub {
         if now.mono >= self.timers.next_sweep {
             self.timers.next_sweep = now.mono + SWEEP_EVERY_US;
             self.sweep_links(fx);
+            self.rooms.sweep(now.mono, fx);
             if self.fan_out.is_none() {
                 self.sweep_aliases();
             }
@@ -78,7 +80,9 @@ impl Hub {
             let before = |life: std::time::Duration| now.service.saturating_sub(life.as_millis() as u64);
             self.gather.queue(Change::ForgetReports { before: before(REPORT_LIFE), keep: REPORTS_MAX });
             self.gather.queue(Change::ForgetDoorLogBefore(before(DOOR_LOG_LIFE)));
+            fx.list.push(Effect::SweepPictures(now.service));
         }
+        self.close_members(fx);
     }
 
     fn give_up_holds(&mut self, fx: &mut Effects) {

@@ -7,6 +7,7 @@ pub mod events;
 pub mod frame;
 pub mod http;
 pub mod line;
+pub mod multipart;
 pub mod refusal;
 pub mod room;
 pub mod socketio;

@@ -2,6 +2,9 @@
 //!
 //! It knows no members and no frames' contents; what an image is it tells by its first bytes.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use crate::limits::NAME_BYTES_MAX;
@@ -43,6 +46,25 @@ pub struct RoomPath {
     pub key: RoomKey,
     /// Which place.
     pub place: Place,
+}
+
+/// One frame on its way through a room: shared by all who get it, never copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomFrame {
+    /// Text, which is UTF-8; else binary.
+    pub is_text: bool,
+    /// What it holds.
+    pub payload: Bytes,
+    /// The content type of a picture that was posted with one.
+    pub image: Option<Arc<str>>,
+}
+
+impl RoomFrame {
+    /// The content type of a picture: the one it was posted with, else by its first bytes.
+    #[must_use]
+    pub fn content_type(&self) -> &str {
+        self.image.as_deref().or_else(|| sniff_image(&self.payload)).unwrap_or("application/octet-stream")
+    }
 }
 
 /// What a one-to-many room's name begins with.

@@ -230,6 +230,18 @@ pub fn utc_text(wall_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1_000)
 }
 
+/// A wall time, in milliseconds since 1970, as HTTP wants it: `Wed, 25 Nov 2026 23:01:21 GMT`.
+#[must_use]
+pub fn http_date(wall_ms: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (days, ms) = (wall_ms / DAY_MS, wall_ms % DAY_MS);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
+    let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
+    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
 const DAY_MS: u64 = 86_400_000;
 
 /// Year, month and day of so many days since 1970. Years are counted from March, so that the leap day is the last of its year,
@@ -249,6 +261,18 @@ fn date(days_since_1970: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_dates_are_those_of_the_standard() {
+        for (ms, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777_999, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (1_709_164_800_000, "Thu, 29 Feb 2024 00:00:00 GMT"),
+            (1_795_647_681_042, "Wed, 25 Nov 2026 23:01:21 GMT"),
+        ] {
+            assert_eq!(http_date(ms), text);
+        }
+    }
 
     const DAY: u64 = DAY_MS;
 

@@ -18,16 +18,20 @@ use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
 use crate::hub::links::Opening;
 use crate::hub::storage::Outcome;
 use crate::hub::{Hub, Input, Now, Options, takes_door_lane};
-use crate::limits::DELIVERIES_PER_TURN_MAX;
+use crate::limits::{DELIVERIES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_FRAMES_PER_TURN_MAX};
 use crate::names::{LinkId, Mid};
 use crate::protocol::frame::{DoorFrame, DoorKind, Message, Reply};
 use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::protocol::room::{RoomFrame, close_code};
 use crate::protocol::websocket::{self, Opcode};
 use crate::protocol::{encode, events};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
 use crate::runtime::outbox::{Bounds, Outbox, Units};
 use crate::runtime::packets;
+use crate::runtime::picture_slot::PictureSlot;
+use crate::runtime::pictures::DoorPictures;
+use crate::runtime::room_outbox::{RoomOutbox, SharedFrame};
 use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
@@ -50,19 +54,23 @@ pub(super) struct Shared {
     pub turns: AtomicU64,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
+    /// The pictures of the door log: looked at without the hub.
+    pub pictures: Arc<DoorPictures>,
 }
 
 #[derive(Default)]
 struct Lanes {
     door: VecDeque<Input>,
     normal: VecDeque<Input>,
+    /// Frames of rooms, after all else: one batch a member at most.
+    rooms: VecDeque<Input>,
     /// A front-end's direct call had effects: outboxes are to be written and timers looked at.
     acted: bool,
 }
 
 impl Lanes {
     fn is_empty(&self) -> bool {
-        self.door.is_empty() && self.normal.is_empty() && !self.acted
+        self.door.is_empty() && self.normal.is_empty() && self.rooms.is_empty() && !self.acted
     }
 }
 
@@ -73,9 +81,17 @@ pub(super) struct Core {
     outlets: Outlets,
     touched: Vec<Arc<Outbox>>,
     congested: Vec<(LinkId, Mid)>,
+    touched_rooms: Vec<Arc<RoomOutbox>>,
+    /// Members of rooms whose outbox is full now.
+    full: Vec<LinkId>,
+    /// What the frames of rooms came to in this turn, over all who get them.
+    room_bytes: usize,
+    bounds: Arc<Bounds>,
     push: encode::Push,
     spare: Vec<Vec<u8>>,
     language: Language,
+    /// The pictures of the door log.
+    pictures: Arc<DoorPictures>,
     /// Taken out when the process ends.
     pub store: Option<StoreHandle>,
     /// The wall time that the batch in flight carries, ms.
@@ -90,6 +106,10 @@ pub(super) enum Outlet {
     Outbox(Arc<Outbox>),
     /// A REST request.
     Answer(Arc<Answer>),
+    /// A member of a WebSocket room.
+    Room(Arc<RoomOutbox>),
+    /// An HTTP stream of pictures.
+    Pictures(Arc<PictureSlot>),
 }
 
 /// The outlets of all links, each with its link's generation, in the places that the hub gave the links.
@@ -118,7 +138,14 @@ impl Outlets {
     fn outbox(&self, link: LinkId) -> Option<&Arc<Outbox>> {
         match self.of(link)? {
             Outlet::Outbox(outbox) => Some(outbox),
-            Outlet::Answer(_) => None,
+            Outlet::Answer(_) | Outlet::Room(_) | Outlet::Pictures(_) => None,
+        }
+    }
+
+    fn room(&self, link: LinkId) -> Option<&Arc<RoomOutbox>> {
+        match self.of(link)? {
+            Outlet::Room(outbox) => Some(outbox),
+            _ => None,
         }
     }
 }
@@ -126,6 +153,7 @@ impl Outlets {
 impl Shared {
     pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>) -> Shared {
         Shared {
+            pictures: Arc::clone(&core.pictures),
             core: Mutex::new(core),
             lanes: Mutex::default(),
             wake: AtomicWaker::new(),
@@ -147,7 +175,7 @@ impl Shared {
 
     /// Queues an input. Bounded: a link has one batch there at most and a sign of life now and then, the store one batch and its pages.
     pub(super) fn submit(&self, input: Input) {
-        if matches!(input, Input::Frames { .. }) && self.ending.load(Ordering::Relaxed) {
+        if matches!(input, Input::Frames { .. } | Input::RoomFrames { .. }) && self.ending.load(Ordering::Relaxed) {
             return;
         }
         let is_door = matches!(&input, Input::Frames { frames, .. } if takes_door_lane(frames));
@@ -155,11 +183,34 @@ impl Shared {
         if is_door {
             lanes.door.push_back(input);
             self.door_waits.store(true, Ordering::Release);
+        } else if matches!(input, Input::RoomFrames { .. }) {
+            lanes.rooms.push_back(input);
         } else {
             lanes.normal.push_back(input);
         }
         drop(lanes);
         self.wake.wake();
+    }
+
+    /// A new link whose outlet is there before the hub's first word to it.
+    pub(super) fn open_with<T>(
+        &self,
+        opening: Opening,
+        outlet: impl FnOnce(LinkId) -> Outlet,
+        then: impl FnOnce(&mut Hub, Now, LinkId, &mut Effects) -> T,
+    ) -> (LinkId, T) {
+        let now = self.clock.now();
+        let mut core = self.core();
+        let id = core.hub.open(now, opening);
+        let outlet = outlet(id);
+        core.connect(id, outlet);
+        let Core { hub, fx, .. } = &mut *core;
+        let result = then(hub, now, id, fx);
+        core.apply(now);
+        drop(core);
+        self.lanes().acted = true;
+        self.wake.wake();
+        (id, result)
     }
 
     /// Carries out effects that a front-end's direct call had, and lets the driver write.
@@ -224,6 +275,7 @@ fn turn(shared: &Shared) -> Turn {
     shared.lanes().acted = false;
     act_on(Lane::Door, shared, &mut core, now);
     act_on(Lane::Normal, shared, &mut core, now);
+    relay_rooms(&mut core, now, shared);
     go_on(&mut core, now, &shared.door_waits);
     now.mono = clock::mono_us();
     if now.mono >= core.hub.next_tick() {
@@ -239,6 +291,19 @@ fn turn(shared: &Shared) -> Turn {
         return Turn::Again;
     }
     Turn::Idle { until: core.hub.next_tick() }
+}
+
+/// Acts on the frames of rooms that have gathered, within the bounds of a turn; a door waits for one batch at most.
+fn relay_rooms(core: &mut Core, now: Now, shared: &Shared) {
+    core.room_bytes = 0;
+    let mut frames = 0;
+    while frames < ROOM_FRAMES_PER_TURN_MAX && core.room_bytes < ROOM_BYTES_PER_TURN_MAX && !shared.door_waits.load(Ordering::Acquire) {
+        let Some(input) = shared.lanes().rooms.pop_front() else { return };
+        if let Input::RoomFrames { frames: batch, .. } = &input {
+            frames += batch.len().max(1);
+        }
+        core.handle(now, input);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -330,13 +395,18 @@ async fn wait(shared: &Shared, timer: &mut Timer, until: u64) {
 }
 
 impl Core {
-    pub(super) fn new(hub: Hub, language: Language, store: StoreHandle) -> Core {
+    pub(super) fn new(hub: Hub, language: Language, store: StoreHandle, pictures: Arc<DoorPictures>, bounds: Arc<Bounds>) -> Core {
         Core {
             hub,
             fx: Effects::default(),
             outlets: Outlets::default(),
             touched: Vec::new(),
             congested: Vec::new(),
+            touched_rooms: Vec::new(),
+            full: Vec::new(),
+            room_bytes: 0,
+            bounds,
+            pictures,
             push: encode::Push::new(),
             spare: Vec::with_capacity(SPARE_BUFFERS),
             language,
@@ -401,7 +471,10 @@ impl Core {
         let mut fx = std::mem::take(&mut self.fx);
         let deliveries = fx.targets.len() + fx.doors.len();
         for effect in fx.list.drain(..) {
-            self.carry_out(effect, &fx.targets, &fx.doors);
+            match effect {
+                Effect::RoomSend { frame, targets } => self.send(&frame, &fx.members[targets]),
+                effect => self.carry_out(effect, &fx.targets, &fx.doors),
+            }
         }
         fx.clear();
         self.fx = fx;
@@ -413,6 +486,12 @@ impl Core {
                 self.hub.handle(now, Input::Drained(link), &mut self.fx);
             }
         }
+        while let Some(link) = self.full.pop() {
+            self.hub.handle(now, Input::RoomFull(link), &mut self.fx);
+        }
+        if !self.fx.list.is_empty() {
+            return deliveries + self.apply(now);
+        }
         deliveries
     }
 
@@ -422,11 +501,21 @@ impl Core {
             Effect::Notice { link, reply } => self.notice(link, &reply),
             Effect::Push { message, targets: range, live_only } => self.push(&message, &targets[range], live_only),
             Effect::Relay { frame, targets: range, at, ts } => self.relay(&frame, &doors[range], at, ts),
-            Effect::Ready(link) => {
-                if let Some(outbox) = self.outlets.outbox(link) {
-                    outbox.make_ready();
+            Effect::RoomSend { .. } => {}
+            Effect::RoomPing(link) => {
+                if let Some(outbox) = self.outlets.room(link)
+                    && outbox.ping()
+                {
+                    self.touched_rooms.push(Arc::clone(outbox));
                 }
             }
+            Effect::KeepPicture { id, picture, service } => self.pictures.keep(id, picture, service),
+            Effect::SweepPictures(service) => self.pictures.sweep(service),
+            Effect::Ready(link) => match self.outlets.of(link) {
+                Some(Outlet::Outbox(outbox)) => outbox.make_ready(),
+                Some(Outlet::Room(outbox)) => outbox.credit.give(),
+                Some(Outlet::Answer(_) | Outlet::Pictures(_)) | None => {}
+            },
             Effect::Close(link, why) => self.close(link, why),
             Effect::Commit(batch) => {
                 self.committing = batch.stamp.wall;
@@ -450,6 +539,8 @@ impl Core {
         let Some(outlet) = self.outlets.of(link) else { return };
         match outlet {
             Outlet::Answer(answer) => answer.give(reply),
+            // They ask nothing; a refusal comes with their end.
+            Outlet::Room(_) | Outlet::Pictures(_) => {}
             Outlet::Outbox(outbox) => {
                 let (spare, language) = (&mut self.spare, self.language);
                 let untouched = match outbox.units() {
@@ -509,6 +600,12 @@ impl Core {
     fn relay(&mut self, frame: &DoorFrame, targets: &[DoorTarget], at: u64, ts: u64) {
         let opened_at = (frame.kind == DoorKind::Open).then_some(at);
         for target in targets {
+            if let Some(outbox) = self.outlets.room(target.link) {
+                if outbox.add_door(frame.text.as_bytes(), opened_at) {
+                    self.touched_rooms.push(Arc::clone(outbox));
+                }
+                continue;
+            }
             let Some(outbox) = self.outlets.outbox(target.link).map(Arc::clone) else { continue };
             let mut unit = Vec::with_capacity(frame.text.len() + 48);
             let text = |out: &mut Vec<u8>| encode::door_frame(frame, target.stamped.then_some(ts), out);
@@ -521,6 +618,27 @@ impl Core {
             }
             if outbox.add_door(unit, opened_at) {
                 self.touched.push(outbox);
+            }
+        }
+    }
+
+    /// A frame of a room, to all who get it: one allocation, one header.
+    fn send(&mut self, frame: &RoomFrame, members: &[LinkId]) {
+        let shared = SharedFrame::new(frame, &self.bounds);
+        self.room_bytes += frame.payload.len() * members.len();
+        for link in members {
+            match self.outlets.of(*link) {
+                Some(Outlet::Room(outbox)) => {
+                    let added = outbox.add(&shared);
+                    if added.untouched {
+                        self.touched_rooms.push(Arc::clone(outbox));
+                    }
+                    if added.full {
+                        self.full.push(*link);
+                    }
+                }
+                Some(Outlet::Pictures(slot)) => slot.put(frame.clone()),
+                Some(Outlet::Outbox(_) | Outlet::Answer(_)) | None => {}
             }
         }
     }
@@ -541,6 +659,20 @@ impl Core {
             Some(Outlet::Answer(answer)) => {
                 answer.give(Reply::Error { refusal: Refusal::new(Code::BadToken, "token"), num: None });
             }
+            Some(Outlet::Room(outbox)) => {
+                // What only the peer's own doing brings about is no news: anybody could fill the log with it.
+                let level = if matches!(why, Closing::Busy | Closing::Dead) { log::Level::Debug } else { log::Level::Info };
+                log::log!(level, "link_closed link={link} reason={}", why.as_str());
+                match room_close_code(why) {
+                    Some(code) => {
+                        if outbox.close(code, why == Closing::Overloaded) {
+                            self.touched_rooms.push(outbox);
+                        }
+                    }
+                    None => outbox.cut(),
+                }
+            }
+            Some(Outlet::Pictures(slot)) => slot.close(),
             None => {}
         }
     }
@@ -549,6 +681,9 @@ impl Core {
     fn flush(&mut self) {
         for outbox in self.touched.drain(..) {
             outbox.flush(&mut self.spare);
+        }
+        for outbox in self.touched_rooms.drain(..) {
+            outbox.flush();
         }
     }
 
@@ -559,8 +694,24 @@ impl Core {
             match outlet {
                 Outlet::Outbox(outbox) => outbox.cut(),
                 Outlet::Answer(answer) => answer.give(ending()),
+                Outlet::Room(outbox) => {
+                    outbox.close(close_code::SHUTDOWN, true);
+                    outbox.flush();
+                }
+                Outlet::Pictures(slot) => slot.close(),
             }
         }
+    }
+}
+
+/// What a member of a room is told as it is closed; `None`: it is not there to be told.
+fn room_close_code(why: Closing) -> Option<u16> {
+    match why {
+        Closing::Replaced => Some(close_code::REPLACED),
+        Closing::Busy => Some(close_code::BUSY),
+        Closing::Overloaded => Some(close_code::OVERLOADED),
+        Closing::BadToken => Some(close_code::FORBIDDEN),
+        Closing::Idle | Closing::Unbound | Closing::TooLarge | Closing::Finished | Closing::Left | Closing::Dead => None,
     }
 }
 

@@ -11,19 +11,25 @@ use futures::channel::oneshot;
 use crate::hub::effects::Effect;
 use crate::hub::links::Opening;
 use crate::hub::restore::Numbers;
+use crate::hub::rooms::Picture;
 use crate::hub::status::{Counters, Load, Queues, Sizes, StoreState};
-use crate::hub::storage::{ReportLine, Restored};
+use crate::hub::storage::{DoorEntry, ReportLine, Restored};
 use crate::hub::{Hub, Input, Options};
 use crate::limits::{DISK_HOLD_MAX, HEALTH_WAIT, Limits};
-use crate::names::{Alias, LinkId, Mid, Topic, Transport};
+use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport};
 use crate::protocol::frame::{Reply, Request};
 use crate::protocol::refusal::{Code, Language, Refusal};
+use crate::protocol::room::{RoomFrame, RoomKind, RoomPath};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
 use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
 use crate::runtime::packets;
+use crate::runtime::picture_slot::PictureSlot;
+use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
+use crate::runtime::room_outbox::{Pace, RoomOutbox};
 use crate::store::StoreHandle;
+use crate::store::door_log::{DoorLine, DoorLogQuery};
 use crate::token::Claims;
 
 /// The hub, for those who talk to it. Cheap to clone.
@@ -87,6 +93,77 @@ pub struct TcpLink {
     outbox: Arc<Outbox>,
 }
 
+/// A member of a WebSocket room; dropping it tells the hub that it is gone.
+pub struct RoomLink {
+    shared: Arc<Shared>,
+    id: LinkId,
+    outbox: Arc<RoomOutbox>,
+}
+
+/// An HTTP request that sees the pictures of a room; dropping it tells the hub that it is gone.
+pub struct PictureStream {
+    shared: Arc<Shared>,
+    id: LinkId,
+    slot: Arc<PictureSlot>,
+}
+
+/// Which part of the door log is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorLogPart {
+    /// Not before this wall clock time, ms.
+    pub from: u64,
+    /// Before this wall clock time, ms.
+    pub to: u64,
+    /// Only this R.
+    pub room: Option<RoomName>,
+    /// How many of the newest to leave out.
+    pub skip: usize,
+    /// At most so many entries.
+    pub count: usize,
+}
+
+/// An entry of the door log with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownDoor {
+    /// Its number.
+    pub id: u64,
+    /// When: wall clock, ms.
+    pub at: u64,
+    /// R.
+    pub room: Box<str>,
+    /// U.
+    pub user: Box<str>,
+    /// The opener's alias; may be empty.
+    pub alias: Box<str>,
+    /// The label of the opener's token; may be empty.
+    pub label: Box<str>,
+    /// The opener's address.
+    pub address: Box<str>,
+    /// Doors that were reached.
+    pub doors: u32,
+    /// Whether one opened; `None` until that is known.
+    pub ok: Option<bool>,
+    /// Why not.
+    pub reason: Option<Box<str>>,
+    /// Whether a picture is kept of it.
+    pub has_picture: bool,
+}
+
+impl ShownDoor {
+    fn new(line: DoorLine, has_picture: impl Fn(u64) -> bool) -> ShownDoor {
+        let DoorLine { entry: DoorEntry { id, at, room, user, alias, label, address, doors }, ok, reason } = line;
+        ShownDoor { id, at, room, user, alias, label, address, doors, ok, reason, has_picture: has_picture(id) }
+    }
+}
+
+impl From<DoorLogPart> for DoorLogQuery {
+    fn from(part: DoorLogPart) -> DoorLogQuery {
+        let DoorLogPart { from, to, room, skip, count } = part;
+        let room = room.map(|room| room.as_str().into());
+        DoorLogQuery { from, to, room, skip: skip as u64, count: u32::try_from(count).unwrap_or(u32::MAX) }
+    }
+}
+
 /// The inputs of a hub that does not run yet: what the store reports goes through it.
 #[derive(Clone)]
 pub struct Inbox(Arc<std::sync::OnceLock<Arc<Shared>>>);
@@ -126,8 +203,16 @@ impl Default for Inbox {
 impl Handle {
     /// Starts the hub's task.
     #[must_use]
-    pub fn start(hub: Hub, limits: &Limits, language: Language, clock: Clock, store: StoreHandle, inbox: &Inbox) -> Handle {
-        let (drained, reads) = (inbox.clone(), inbox.clone());
+    pub fn start(
+        hub: Hub,
+        limits: &Limits,
+        language: Language,
+        clock: Clock,
+        store: StoreHandle,
+        pictures: Arc<DoorPictures>,
+        inbox: &Inbox,
+    ) -> Handle {
+        let (drained, took, reads) = (inbox.clone(), inbox.clone(), inbox.clone());
         let bounds = Arc::new(Bounds {
             per_link: AtomicUsize::new(limits.outbox),
             total: AtomicUsize::new(limits.outbox_total),
@@ -135,9 +220,11 @@ impl Handle {
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             drained: Box::new(move |link| drained.submit(Input::Drained(link))),
+            took: Box::new(move |link| took.submit(Input::RoomTook(link))),
             reads: Box::new(move |link| reads.submit(Input::Heard(link))),
         });
-        let shared = Arc::new(Shared::new(Core::new(hub, language, store), clock, bounds));
+        let core = Core::new(hub, language, store, pictures, Arc::clone(&bounds));
+        let shared = Arc::new(Shared::new(core, clock, bounds));
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
         async_std::task::spawn(drive(Arc::clone(&shared)));
         Handle { shared }
@@ -159,6 +246,73 @@ impl Handle {
         core.connect(id, Outlet::Outbox(Arc::clone(&outbox)));
         drop(core);
         TcpLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// A new member of a room.
+    #[must_use]
+    pub fn open_room(&self, stream: TcpStream, address: IpAddr, claims: Option<Arc<Claims>>, path: &RoomPath) -> RoomLink {
+        let pace = if path.key.kind == RoomKind::OneToMany { Pace::NewestPicture } else { Pace::All };
+        let opening = Opening { transport: Transport::WebSocket, address, claims };
+        let bounds = Arc::clone(&self.shared.bounds);
+        let mut made = None;
+        let outlet = |id| {
+            let outbox = made.insert(Arc::new(RoomOutbox::new(id, stream, pace, bounds)));
+            Outlet::Room(Arc::clone(outbox))
+        };
+        let (id, ()) = self.shared.open_with(opening, outlet, |hub, now, id, fx| hub.enter_room(now, id, path, fx));
+        let outbox = made.expect("every new link is given its outlet");
+        RoomLink { shared: Arc::clone(&self.shared), id, outbox }
+    }
+
+    /// A picture that came by POST, as if from a door of the room.
+    pub fn post_picture(&self, room: &RoomName, picture: RoomFrame) {
+        self.shared.act(|hub, now, fx| hub.post_picture(now, room, picture, fx));
+    }
+
+    /// The newest picture of a room, and its age in seconds.
+    #[must_use]
+    pub fn picture(&self, room: &RoomName) -> Option<(Picture, u64)> {
+        let picture = self.shared.core().hub.picture(room)?.clone();
+        let age = clock::mono_us().saturating_sub(picture.since) / 1_000_000;
+        Some((picture, age))
+    }
+
+    /// The pictures of a room, from the newest on; `None`: there is none.
+    #[must_use]
+    pub fn watch_pictures(&self, address: IpAddr, claims: Option<Arc<Claims>>, room: &RoomName) -> Option<PictureStream> {
+        let slot = Arc::new(PictureSlot::default());
+        let outlet = |_| Outlet::Pictures(Arc::clone(&slot));
+        let opening = Opening { transport: Transport::WebSocket, address, claims };
+        let (id, watches) = self.shared.open_with(opening, outlet, |hub, now, id, fx| hub.watch_room(now, id, room, fx));
+        let stream = PictureStream { shared: Arc::clone(&self.shared), id, slot };
+        watches.then_some(stream)
+    }
+
+    /// A page of the door log, newest first: how many entries fit on all pages, and those on this one.
+    ///
+    /// # Errors
+    /// `unavailable`: the store can't be read or has too much to do.
+    pub async fn door_log(&self, part: DoorLogPart) -> Result<(u64, Vec<ShownDoor>), Refusal> {
+        let (reply, page) = oneshot::channel();
+        match &self.shared.core().store {
+            Some(store) => drop(store.door_log(part.into(), move |page| drop(reply.send(page)))),
+            None => drop(reply),
+        }
+        let Ok(Ok(page)) = page.await else { return Err(Refusal::new(Code::Unavailable, "")) };
+        let shown = |line: DoorLine| ShownDoor::new(line, |id| self.shared.pictures.has(id));
+        Ok((page.total, page.lines.into_iter().map(shown).collect()))
+    }
+
+    /// From now on the door log keeps so many pictures.
+    pub fn keep_pictures(&self, bounds: pictures::Bounds) {
+        self.shared.pictures.reconfigure(bounds);
+    }
+
+    /// The picture of an entry of the door log.
+    pub async fn door_picture(&self, id: u64) -> Option<KeptPicture> {
+        let pictures = Arc::clone(&self.shared.pictures);
+        // Files are read on a thread of their own: a disk may be slow.
+        async_std::task::spawn_blocking(move || pictures.read(id)).await
     }
 
     /// A new Socket.IO session. It is let in by [`SocketIoLink::enter`].
@@ -486,6 +640,78 @@ impl Drop for SocketIoLink {
 }
 
 impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+}
+
+impl RoomLink {
+    /// Waits until the member may hand over a batch, and takes that right. Also when the hub has ended it.
+    pub async fn ready(&self) {
+        self.outbox.credit.take().await;
+    }
+
+    /// Hands over what the member sent, in order, after [`RoomLink::ready`]; without frames only a sign of life.
+    pub fn submit(&self, frames: Vec<RoomFrame>, pong: bool) {
+        self.shared.submit(Input::RoomFrames { link: self.id, frames, pong });
+    }
+
+    /// Hands over a door's result, after [`RoomLink::ready`].
+    pub fn submit_answer(&self, answer: Request) {
+        self.shared.submit(Input::Frames { link: self.id, frames: vec![answer], at: clock::mono_us() });
+    }
+
+    /// Sends whole control frames, ahead of what waits.
+    pub fn answer(&self, control: Vec<u8>) {
+        self.outbox.answer(control);
+    }
+
+    /// Ends the link with that close code, behind what waits.
+    pub fn close(&self, code: u16) {
+        if self.outbox.close(code, false) {
+            self.outbox.flush();
+        }
+    }
+
+    /// Ends the link with these control frames, behind what waits: the answer to the peer's close.
+    pub fn finish(&self, control: Vec<u8>) {
+        self.outbox.finish(control);
+    }
+
+    /// It is no member any longer, though its socket may still be open for its last frames.
+    pub fn leave(&self) {
+        self.shared.submit(Input::Gone(self.id));
+    }
+
+    /// Its socket, to read from.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        self.outbox.stream()
+    }
+
+    /// Whether it has been ended.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.outbox.is_closing()
+    }
+}
+
+impl Drop for RoomLink {
+    fn drop(&mut self) {
+        // What still waits for it must not keep the socket open.
+        self.outbox.cut();
+        self.shared.submit(Input::Gone(self.id));
+    }
+}
+
+impl PictureStream {
+    /// Waits for the next picture; `None`: the hub has ended the stream.
+    pub async fn next(&self) -> Option<RoomFrame> {
+        self.slot.next().await
+    }
+}
+
+impl Drop for PictureStream {
     fn drop(&mut self) {
         self.shared.submit(Input::Gone(self.id));
     }

@@ -3,6 +3,7 @@
 pub mod alarms;
 pub mod answer;
 pub mod clock;
+mod credit;
 pub mod current;
 pub mod disk;
 pub mod driver;
@@ -11,5 +12,8 @@ pub mod keyring;
 pub mod logger;
 pub mod outbox;
 mod packets;
+mod picture_slot;
+pub mod pictures;
 pub mod readiness;
+mod room_outbox;
 pub mod shutdown;

@@ -47,6 +47,8 @@ pub(super) struct Bounds {
     pub dropped: AtomicUsize,
     /// Told when a congested outbox has room again.
     pub drained: Box<dyn Fn(LinkId) + Send + Sync>,
+    /// Told now and then that the full outbox of a member of a room moves.
+    pub took: Box<dyn Fn(LinkId) + Send + Sync>,
     /// Told now and then that a peer reads what waits for it, while what it sends is not read.
     pub reads: Box<dyn Fn(LinkId) + Send + Sync>,
 }
@@ -822,6 +824,7 @@ mod tests {
             held: AtomicUsize::new(0),
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
+            took: Box::new(|_| ()),
             drained: Box::new(|_| ()),
             reads: Box::new(|_| ()),
         })

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod network;
 pub mod origin;
 pub mod rest;
+pub mod rooms;
 pub mod socketio;
 pub mod tally;
 pub mod tcp;

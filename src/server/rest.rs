@@ -27,6 +27,7 @@ use crate::server::watch::Watch;
 use crate::token::Claims;
 
 mod answers;
+mod door_log;
 mod page;
 pub mod routes;
 
@@ -119,6 +120,10 @@ impl Rest {
         let response = Response::new(status, answered.content_type, answered.body)
             .header("Cache-Control", "no-store")
             .header("X-Content-Type-Options", "nosniff");
+        let response = match answered.file_name {
+            Some(name) => response.header("Content-Disposition", format!("attachment; filename=\"{name}\"")),
+            None => response,
+        };
         if status == 401 { response.header("WWW-Authenticate", "Bearer") } else { response }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clients::{Client, http};
-use crate::porter::{Folder, Porter, command, manage_token, run};
+use crate::porter::{FREE_PORTS, Folder, Porter, command, manage_token, run};
 
 /// A server ends within this after SIGTERM (Protocol §9, the command line's promise), and what a busy machine may add.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ fn err(output: &Output) -> &str {
 /// Runs `porter serve` where it must not start: what it said.
 #[track_caller]
 fn expect_no_start(folder: &Folder, flags: &[&str]) -> String {
-    let output = command(folder, &["serve", "--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"], flags).output().unwrap();
+    let output = command(folder, &[&["serve"], FREE_PORTS].concat(), flags).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     assert_eq!(out(&output), "");
     err(&output).to_owned()
@@ -62,18 +62,14 @@ fn a_token_stands_alone_on_the_standard_output_and_works_at_once() {
 fn the_first_start_prints_a_token_that_works_and_later_ones_none() {
     let folder = Folder::new();
     let start = || {
-        let mut child = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(&folder, &["serve"], FREE_PORTS).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.contains("http://")).unwrap();
         let rest = line.rsplit('/').next().unwrap().to_owned();
         (child, rest, lines)
     };
     let (mut child, rest, mut lines) = start();
-    let token = lines.find(|line| line.trim_start().starts_with("token ")).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    let token = lines.find(|line| line.contains("  token  ")).unwrap().split_whitespace().nth(1).unwrap().to_owned();
     assert_eq!(http(rest.parse().unwrap(), "GET", &format!("/info/{token}"), "").status, 200);
     child.kill().unwrap();
     let first = child.wait_with_output().unwrap();
@@ -282,10 +278,11 @@ fn only_the_owner_may_look_into_the_folder() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder.data()).unwrap() {
         let path = entry.unwrap().path();
-        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let only_the_owner = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&path), only_the_owner, "{}", path.display());
         names.push(path.file_name().unwrap().to_string_lossy().into_owned());
     }
-    for name in ["porter.db", "porter.db-wal", "master.key", "revoked", "mids", "lock", "reserve"] {
+    for name in ["porter.db", "porter.db-wal", "master.key", "revoked", "mids", "lock", "reserve", "pictures"] {
         assert!(names.iter().any(|there| there == name), "no {name} among {names:?}");
     }
 }

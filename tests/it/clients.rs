@@ -1,8 +1,9 @@
-//! Small peers: a TCP client that speaks lines, and HTTP requests written by hand. Every wait has a deadline.
+//! Small peers: a TCP client that speaks lines, a WebSocket client that speaks frames, and HTTP requests written by hand. Every wait has a deadline.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use porter::protocol::websocket::{Opcode, header};
 use serde_json::Value;
 
 use crate::porter::DEADLINE;
@@ -188,4 +189,167 @@ pub fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> HttpAn
     let length = body.len();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
     http_raw(address, request.as_bytes())
+}
+
+/// What a WebSocket client hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping,
+    Pong(Vec<u8>),
+    /// The close code, 0 if there is none.
+    Close(u16),
+    /// The connection has ended without one.
+    End,
+}
+
+/// A WebSocket client that says exactly what it is told to.
+pub struct WebSocket {
+    reader: BufReader<TcpStream>,
+    pub stream: TcpStream,
+    /// Answers pings while it waits for something else.
+    pub answers_pings: bool,
+}
+
+impl WebSocket {
+    /// Connected to a path, the handshake done.
+    #[track_caller]
+    pub fn connect(address: SocketAddr, path: &str) -> WebSocket {
+        WebSocket::connect_with(address, path, "", b"")
+    }
+
+    /// With more header lines, each with its end, and bytes right behind the head.
+    #[track_caller]
+    pub fn connect_with(address: SocketAddr, path: &str, lines: &str, behind: &[u8]) -> WebSocket {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        let mut client = WebSocket { reader: BufReader::new(stream.try_clone().unwrap()), stream, answers_pings: true };
+        let mut request = handshake(path, lines).into_bytes();
+        request.extend_from_slice(behind);
+        client.stream.write_all(&request).unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(client.reader.read_line(&mut head).unwrap() > 0, "no answer to the handshake: {head:?}");
+        }
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        client
+    }
+
+    pub fn send_text(&mut self, text: &str) {
+        self.send(0x81, text.as_bytes());
+    }
+
+    pub fn send_binary(&mut self, bytes: &[u8]) {
+        self.send(0x82, bytes);
+    }
+
+    pub fn send(&mut self, first: u8, payload: &[u8]) {
+        self.send_bytes(&masked(first, payload));
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// What comes next, whatever it is.
+    pub fn next(&mut self) -> Heard {
+        let mut head = [0; 2];
+        if self.read(&mut head).is_none() {
+            return Heard::End;
+        }
+        assert_eq!(head[0] & 0xf0, 0x80, "a frame that is fragmented or has reserved bits");
+        let length = match head[1] {
+            126 => self.read_number::<2>(),
+            127 => self.read_number::<8>(),
+            short => Some(usize::from(short)),
+        };
+        let mut payload = vec![0; length.unwrap_or_default()];
+        // A connection that is cut may end within a frame.
+        if length.is_none() || self.read(&mut payload).is_none() {
+            return Heard::End;
+        }
+        match head[0] & 0xf {
+            1 => Heard::Text(String::from_utf8(payload).unwrap()),
+            2 => Heard::Binary(payload),
+            8 => Heard::Close(payload.first_chunk().map_or(0, |code| u16::from_be_bytes(*code))),
+            9 => Heard::Ping,
+            10 => Heard::Pong(payload),
+            opcode => panic!("opcode {opcode}"),
+        }
+    }
+
+    fn read_number<const N: usize>(&mut self) -> Option<usize> {
+        let mut bytes = [0; N];
+        self.read(&mut bytes)?;
+        Some(bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
+        match self.reader.read_exact(buffer) {
+            Ok(()) => Some(()),
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => None,
+            Err(error) => panic!("nothing came within the deadline: {error}"),
+        }
+    }
+
+    /// What comes next but pings.
+    pub fn hear(&mut self) -> Heard {
+        loop {
+            match self.next() {
+                Heard::Ping if self.answers_pings => self.send(0x8a, b""),
+                Heard::Ping => {}
+                heard => return heard,
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn expect_text(&mut self, text: &str) {
+        assert_eq!(self.hear(), Heard::Text(text.to_owned()));
+    }
+
+    #[track_caller]
+    pub fn expect_binary(&mut self, bytes: &[u8]) {
+        match self.hear() {
+            Heard::Binary(heard) => assert!(heard == bytes, "{} other bytes", heard.len()),
+            heard => panic!("{heard:?} in place of {} bytes", bytes.len()),
+        }
+    }
+
+    /// It must be closed with that code, and the connection must end.
+    #[track_caller]
+    pub fn expect_close(&mut self, code: u16) {
+        assert_eq!(self.hear(), Heard::Close(code));
+        assert_eq!(self.next(), Heard::End);
+    }
+
+    /// Nothing is waiting: a ping is answered next, since its answer takes the same way as all else. Frames of rooms go through the
+    /// hub, so the caller must know that they are through.
+    #[track_caller]
+    pub fn expect_nothing(&mut self) {
+        self.send(0x89, b"marker");
+        assert_eq!(self.hear(), Heard::Pong(b"marker".to_vec()));
+    }
+}
+
+/// The head of a handshake.
+pub fn handshake(path: &str, lines: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{lines}\r\n"
+    )
+}
+
+/// A frame as a client sends it.
+pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = header(Opcode::Text, payload.len()).as_bytes().to_vec();
+    bytes[0] = first;
+    bytes[1] |= 0x80;
+    let mask = [0x12, 0x34, 0x56, 0x78];
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::clients::{Client, http};
-use crate::porter::{DEADLINE, Folder, Porter, command, manage_token, token};
+use crate::porter::{DEADLINE, FREE_PORTS, Folder, Porter, command, manage_token, token};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -46,7 +46,7 @@ impl Site {
     }
 
     fn start(&self, flags: &[&str]) -> Porter {
-        let mut command = command(&self.folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+        let mut command = command(&self.folder, &["serve"], FREE_PORTS);
         command.args(flags).env("LD_PRELOAD", library()).env("FAKETIME_TIMESTAMP_FILE", &self.offset);
         command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
         Porter::start_command(command)

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::clients::Client;
-use crate::porter::{Folder, Porter, command};
+use crate::porter::{FREE_PORTS, Folder, Porter, command};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Within this time a publish that can't be kept is refused: at once, and what a busy machine may add; well before the 5 s of a
@@ -88,7 +88,7 @@ pub fn start(folder: &Folder) -> Porter {
 
 /// The same with flags.
 pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
-    let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+    let mut porter = command(folder, &["serve"], FREE_PORTS);
     porter.args(flags);
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(porter.get_program()).args(porter.get_args());

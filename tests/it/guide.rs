@@ -52,7 +52,7 @@ impl Shown {
                     Step::Say(_, line) => shown.sent.push(line.to_owned()),
                     Step::Hear(_, line) => shown.got.push(line.to_owned()),
                     Step::Run(_, command) => shown.command(command),
-                    Step::Note(_) => {}
+                    Step::Note(_) | Step::Join(..) => {}
                 }
             }
         }

@@ -10,6 +10,7 @@
     reason = "a test that can't go on has failed, real time is all it has, and nobody imports it"
 )]
 
+mod autobahn;
 mod backup;
 mod bad_input;
 mod broken;
@@ -31,6 +32,7 @@ mod nginx;
 mod porter;
 mod reload;
 mod rest;
+mod rooms;
 mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]

@@ -15,6 +15,9 @@ use crate::clients::{HttpAnswer, http};
 /// How long anything may take before a test has failed: generous, since machines are shared.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Flags by which a server takes ports that are free.
+pub const FREE_PORTS: &[&str] = &["--tcp-port", "0", "--rest-port", "0", "--websocket-port", "0", "--socketio-port", "0"];
+
 /// A folder that goes with its owner.
 pub struct Folder(PathBuf);
 
@@ -47,6 +50,7 @@ pub struct Porter {
     child: Child,
     pub tcp: SocketAddr,
     pub rest: SocketAddr,
+    pub websocket: SocketAddr,
     pub socketio: SocketAddr,
     log: Arc<Mutex<String>>,
 }
@@ -73,7 +77,7 @@ impl Porter {
 
     /// Starts and waits until all ports listen.
     pub fn start_with(folder: &Folder, flags: &[&str]) -> Porter {
-        let mut command = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+        let mut command = command(folder, &["serve"], FREE_PORTS);
         command.args(flags);
         Porter::start_command(command)
     }
@@ -97,10 +101,10 @@ impl Porter {
             let address = line.rsplit(marker).next().unwrap().trim();
             address.split('/').next().unwrap().parse().unwrap()
         };
-        let (tcp, rest) = (address("tcp://"), address("management    http://"));
+        let (tcp, websocket, rest) = (address("tcp://"), address("ws://"), address("management    http://"));
         let socketio = address("phones        http://");
         std::thread::spawn(move || lines.for_each(drop));
-        Porter { child, tcp, rest, socketio, log }
+        Porter { child, tcp, rest, websocket, socketio, log }
     }
 
     pub fn pid(&self) -> u32 {

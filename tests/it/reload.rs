@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::clients::{Client, HttpAnswer, http, http_raw};
-use crate::porter::{DEADLINE, Folder, Porter, command, manage_token};
+use crate::porter::{DEADLINE, FREE_PORTS, Folder, Porter, command, manage_token};
 
 /// A server that reads `porter.toml` of its folder, and a link that must outlive every reload.
 struct Site {
@@ -264,25 +264,20 @@ fn a_mistake_changes_nothing_and_is_named_with_its_line() {
 fn what_needs_a_restart_is_named_and_waits_and_a_flag_stays() {
     let mut site = Site::start("");
     let tcp = site.porter.tcp;
-    // The flag of the start wins over the file: tcp.port does not change.
+    // The flags of the start win over the file: no port changes.
     site.write(
         "bind = '0.0.0.0'\ndata_dir = 'elsewhere'\nruntime.threads = 2\nwebsocket.port = 9001\nsocketio.port = 9907\ntcp.port = 9801\n",
     );
     for _ in 0..2 {
         let log = site.hang_up();
-        for (key, from, to) in [
-            ("bind", "\"127.0.0.1\"", "\"0.0.0.0\""),
-            ("runtime.threads", "1", "2"),
-            ("websocket.port", "9000", "9001"),
-            ("socketio.port", "9906", "9907"),
-        ] {
+        for (key, from, to) in [("bind", "\"127.0.0.1\"", "\"0.0.0.0\""), ("runtime.threads", "1", "2")] {
             let told = format!("setting_waits key={key} from={from} to={to} source=\"porter.toml:");
             assert!(log.contains(&told) && log.contains("effect=takes_effect_at_the_next_start"), "{key}: {log}");
         }
-        assert!(log.contains("settings_reloaded changed=0 waiting=4"), "data_dir and tcp.port are flags here: {log}");
+        assert!(log.contains("settings_reloaded changed=0 waiting=2"), "data_dir and all ports are flags here: {log}");
     }
     assert_eq!(Client::bound(tcp, "a").ask_json(r#"{"t":7}"#)["t"], -7);
-    assert_eq!(site.get("/info/servers").json()["service"]["webSocket"], 9_000);
+    assert_eq!(site.get("/info/servers").json()["service"]["webSocket"], site.porter.websocket.port());
     assert!(!site.folder.path().join("elsewhere").exists());
 }
 
@@ -299,7 +294,7 @@ fn many_signals_at_once_are_one_and_those_at_start_and_end_do_no_harm() {
     site.porter.signal(Signal::PIPE);
     site.hang_up();
 
-    let starting = command(&site.folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+    let starting = command(&site.folder, &["serve"], FREE_PORTS);
     assert_eq!(hang_up_while_it_ends(site.porter), Some(0));
     let porter = start_under_signals(starting);
     let mut client = Client::bound(porter.tcp, "a");
@@ -360,7 +355,7 @@ fn catches_hangups(pid: rustix::process::Pid) -> bool {
 #[test]
 fn a_log_that_nobody_reads_is_no_reason_to_stop() {
     let folder = Folder::new();
-    let server = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+    let server = command(&folder, &["serve"], FREE_PORTS);
     // The other end of its standard error ends at once.
     let mut deaf = Command::new("bash");
     deaf.args(["-c", "exec \"$@\" 2> >(exec true)", "bash"]).arg(server.get_program()).args(server.get_args());

@@ -114,7 +114,7 @@ fn bearer_stands_in_for_the_last_segment() {
 
 #[test]
 fn info_counts_who_is_online_and_tells_where_to_connect() {
-    let site = Site::start(&["--advertise-host", "porter.example", "--websocket-port", "9001"]);
+    let site = Site::start(&["--advertise-host", "porter.example"]);
     assert_eq!(site.get("/info").body, r#"{"porter.example":{"webSocketSize":0,"channelSize":0,"onlineAllSize":0,"socketIOSize":0}}"#);
     let _a = Client::bound(site.porter.tcp, "a");
     let _a2 = Client::bound(site.porter.tcp, "a");
@@ -124,8 +124,9 @@ fn info_counts_who_is_online_and_tells_where_to_connect() {
     drop(b);
     let expected = json!({"porter.example": {"webSocketSize": 0, "channelSize": 2, "onlineAllSize": 1, "socketIOSize": 0}});
     site.await_body("/info", &expected);
-    let (rest, tcp, phones) = (site.porter.rest.port(), site.porter.tcp.port(), site.porter.socketio.port());
-    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":9001,"socket":{phones},"push":{tcp}}},"host":"porter.example"}}"#);
+    let Porter { rest, tcp, websocket, socketio, .. } = &site.porter;
+    let [rest, tcp, rooms, phones] = [rest, tcp, websocket, socketio].map(|address| address.port());
+    let expected = format!(r#"{{"service":{{"rest":{rest},"webSocket":{rooms},"socket":{phones},"push":{tcp}}},"host":"porter.example"}}"#);
     assert_eq!(site.get("/info/servers").body, expected);
 }
 

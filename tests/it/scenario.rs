@@ -7,6 +7,8 @@
 //!   section; `<now>`, a time in ms; and `…`, anything.
 //! - What one client says takes effect before the next line is played. At the end of a block nothing may have come that it does
 //!   not show. A section begins with new connections.
+//! - `name joins URL` is a member of a WebSocket room; what it says and hears are text frames, `(CODE)` is its close code,
+//!   `(N bytes)` a binary frame, and `(ping)` a ping, which it answers.
 //! - Lines that begin with `#` act on the server; see `Server`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::clients::Client;
+use crate::clients::{Client, Heard, WebSocket};
 use crate::disk;
 use crate::porter::{DEADLINE, Folder, Porter, manage_token};
 
@@ -67,6 +69,8 @@ pub struct Block<'a> {
 pub enum Step<'a> {
     /// A client sends a line; `(closes)`: it closes its side and waits for the server's.
     Say(&'a str, &'a str),
+    /// A client becomes a member of a room.
+    Join(&'a str, &'a str),
     /// A client or a command gets a line; `(closed)`: its end.
     Hear(&'a str, &'a str),
     /// A command begins.
@@ -93,13 +97,13 @@ impl<'a> Block<'a> {
     }
 }
 
-/// `name > frame`, `name < frame`, `name $ command` or `# note`.
+/// `name > frame`, `name < frame`, `name $ command`, `name joins URL` or `# note`.
 fn spoken(line: &str) -> Option<Step<'_>> {
     if line.starts_with('#') {
         return Some(Step::Note(line));
     }
     let (who, rest) = line.split_once(' ')?;
-    let step = [("> ", Step::Say as fn(_, _) -> _), ("< ", Step::Hear), ("$ ", Step::Run)];
+    let step = [("> ", Step::Say as fn(_, _) -> _), ("< ", Step::Hear), ("$ ", Step::Run), ("joins ", Step::Join)];
     step.iter().find_map(|(mark, step)| rest.trim_start().strip_prefix(mark).map(|what| step(who, what)))
 }
 
@@ -140,15 +144,24 @@ impl Server {
     /// SIGKILL, and a start on the same folder and ports.
     fn kill_and_start(&mut self) {
         let porter = self.porter.take().unwrap();
-        let ports = [porter.tcp.port().to_string(), porter.rest.port().to_string()];
+        let flags = [
+            ("--tcp-port", porter.tcp),
+            ("--rest-port", porter.rest),
+            ("--websocket-port", porter.websocket),
+            ("--socketio-port", porter.socketio),
+        ];
+        let flags = flags.map(|(flag, address)| [flag.to_owned(), address.port().to_string()]).concat();
         porter.kill();
-        self.porter = Some(Porter::start_with(&self.folder, &["--tcp-port", &ports[0], "--rest-port", &ports[1]]));
+        self.porter = Some(Porter::start_with(&self.folder, &flags.iter().map(String::as_str).collect::<Vec<_>>()));
     }
 
     /// A text of the document with this server's ports in place of the default ones.
     fn localised(&self, text: &str) -> String {
         let porter = self.porter();
-        text.replace("9900", &porter.rest.port().to_string()).replace("9800", &porter.tcp.port().to_string())
+        let ports = [("9900", porter.rest), ("9800", porter.tcp), ("9000", porter.websocket), ("9906", porter.socketio)];
+        // In two steps, for a free port may have another's default in its digits.
+        let marked = ports.iter().fold(text.to_owned(), |text, (port, _)| text.replace(port, &format!("\u{1}{}\u{1}", &port[1..])));
+        ports.iter().fold(marked, |text, (port, address)| text.replace(&format!("\u{1}{}\u{1}", &port[1..]), &address.port().to_string()))
     }
 }
 
@@ -251,6 +264,7 @@ impl Link {
 pub struct Player {
     server: Server,
     links: BTreeMap<String, Link>,
+    members: BTreeMap<String, WebSocket>,
     processes: BTreeMap<String, Process>,
     names: Names,
     /// Lines said and not yet sent, so that what one client says in a row goes out at once.
@@ -280,7 +294,15 @@ impl Player {
 
     fn new(note: Option<&str>) -> Player {
         let server = Server::start(note);
-        Player { server, links: BTreeMap::new(), processes: BTreeMap::new(), names: Names::default(), said: None, place: String::new() }
+        Player {
+            server,
+            links: BTreeMap::new(),
+            members: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            names: Names::default(),
+            said: None,
+            place: String::new(),
+        }
     }
 
     fn block(&mut self, document: &Document, block: &Block) {
@@ -304,6 +326,7 @@ impl Player {
             link.settle();
             assert_eq!(link.heard.pop_front(), None, "{who} got more than that");
         }
+        self.members.values_mut().for_each(WebSocket::expect_nothing);
     }
 
     fn step(&mut self, step: &Step) {
@@ -321,6 +344,12 @@ impl Player {
         }
         self.say_all();
         match *step {
+            Step::Join(who, url) => {
+                let url = self.server.localised(url);
+                let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+                let member = WebSocket::connect(self.server.porter().websocket, path.unwrap_or("/"));
+                self.members.insert(who.to_owned(), member);
+            }
             Step::Say(who, _) => self.links.remove(who).unwrap_or_else(|| panic!("who is {who}?")).close(who),
             Step::Hear(who, line) => self.hear(who, line),
             Step::Run(who, command) => {
@@ -341,12 +370,31 @@ impl Player {
 
     fn say_all(&mut self) {
         if let Some((who, said)) = self.said.take() {
+            if let Some(member) = self.members.get_mut(&who) {
+                return said.lines().for_each(|line| member.send_text(line));
+            }
             let server = self.server.porter();
             self.links.entry(who).or_insert_with(|| Link::open(server)).say(&said);
         }
     }
 
     fn hear(&mut self, who: &str, line: &str) {
+        if let Some(member) = self.members.get_mut(who) {
+            if line == "(ping)" {
+                assert_eq!(member.next(), Heard::Ping, "{who}");
+                return member.send(0x8a, b"");
+            }
+            let heard = match member.hear() {
+                Heard::Text(text) => text,
+                Heard::Binary(bytes) => format!("({} bytes)", bytes.len()),
+                Heard::Close(code) => {
+                    self.members.remove(who);
+                    format!("({code})")
+                }
+                heard => panic!("{who} got {heard:?}"),
+            };
+            return self.names.expect(&self.server.localised(line), &heard);
+        }
         let heard = match (self.processes.get(who), self.links.get_mut(who)) {
             (Some(process), _) => process.line(),
             (None, Some(link)) => link.hear(),
@@ -362,6 +410,7 @@ impl Player {
     }
 
     fn close_all(&mut self) {
+        self.members.clear();
         std::mem::take(&mut self.links).into_iter().for_each(|(who, link)| link.close(&who));
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::Client;
 use crate::disk::{RESUMED_WITHIN, Site};
-use crate::porter::{Folder, Porter, command};
+use crate::porter::{FREE_PORTS, Folder, Porter, command};
 
 /// `unavailable` comes within this time where the disk says that it fails (Protocol §4).
 const FAILED_WITHIN: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ impl Disk {
     }
 
     fn start(&self, folder: &Folder) -> Porter {
-        let mut porter = command(folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+        let mut porter = command(folder, &["serve"], FREE_PORTS);
         porter.env("LD_PRELOAD", &self.library).env("DISK_FAULTS", &self.faults);
         Porter::start_command(porter)
     }

@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("names", &["limits"]),
     ("protocol", &["names", "limits"]),
     ("token", &["names", "limits"]),
-    ("hub", &["names", "limits", "protocol::frame", "protocol::refusal", "token"]),
+    ("hub", &["names", "limits", "protocol::frame", "protocol::refusal", "protocol::room", "token"]),
     ("store", &["names", "limits", "hub::storage", "protocol::frame"]),
     ("runtime", &["names", "limits", "hub", "store", "protocol", "token"]),
     ("server", &["names", "limits", "runtime", "protocol", "token"]),

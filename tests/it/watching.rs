@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::clients::{Client, HttpAnswer, http};
 use crate::clock;
 use crate::disk::{self, Disk};
-use crate::porter::{DEADLINE, Folder, Porter, Site, command, manage_token, token};
+use crate::porter::{DEADLINE, FREE_PORTS, Folder, Porter, Site, command, manage_token, token};
 
 /// A question for health is answered within a second and what a busy machine may add, whatever the disk does.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
@@ -336,7 +336,7 @@ impl Idle {
     fn start() -> Idle {
         let folder = Folder::new();
         Idle::wait(&folder, 0);
-        let mut command = command(&folder, &["serve"], &["--tcp-port", "0", "--rest-port", "0", "--socketio-port", "0"]);
+        let mut command = command(&folder, &["serve"], FREE_PORTS);
         command.env("LD_PRELOAD", clock::library()).env("FAKETIME_TIMESTAMP_FILE", folder.path().join("offset"));
         command.env("FAKETIME_NO_CACHE", "1").env("NO_FAKE_STAT", "1");
         let porter = Porter::start_command(command);

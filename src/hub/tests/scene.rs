@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport, UserName};
 use crate::protocol::frame::{BindKind, Body, DoorAnswer, DoorFrame, DoorKind, Mids, Num, Publish, Receivers, Reply, Request};
 use crate::protocol::refusal::{Code, Refusal};
+use crate::protocol::room::RoomFrame;
 use crate::token::Claims;
 
 /// Service time and wall clock at the start of every scene, ms.
@@ -252,7 +253,15 @@ impl Scene {
     /// The effects so far as texts.
     fn take(&mut self) -> Vec<String> {
         let mut fx = std::mem::take(&mut self.fx);
-        let texts = fx.list.drain(..).map(|effect| self.text(effect, &fx.targets, &fx.doors)).collect();
+        let mut texts = Vec::new();
+        for effect in fx.list.drain(..) {
+            texts.extend(match effect {
+                Effect::RoomSend { frame, targets } => Some(room_text(&frame, &fx.members[targets])),
+                // Hourly, and no test's business.
+                Effect::SweepPictures(_) => None,
+                effect => Some(self.text(effect, &fx.targets, &fx.doors)),
+            });
+        }
         fx.clear();
         self.fx = fx;
         texts
@@ -277,6 +286,9 @@ impl Scene {
                     doors[range].iter().map(|door| format!("{}{}", door.link.index, if door.stamped { "ts" } else { "" })).collect();
                 format!("relay {:?} to {}", frame.kind, to.join(" "))
             }
+            Effect::RoomPing(link) => format!("ping {}", link.index),
+            Effect::KeepPicture { id, picture, .. } => format!("keep {id} {}", String::from_utf8_lossy(&picture.payload)),
+            Effect::RoomSend { .. } | Effect::SweepPictures(_) => unreachable!("shown by the caller"),
             Effect::Ready(link) => format!("ready {}", link.index),
             Effect::Close(link, why) => format!("close {} {}", link.index, why.as_str()),
             Effect::Commit(batch) => {
@@ -292,6 +304,14 @@ impl Scene {
             Effect::TakeBlock => "take_block".to_owned(),
         }
     }
+}
+
+/// Text in quotes, binary without.
+fn room_text(frame: &RoomFrame, members: &[LinkId]) -> String {
+    let to: Vec<String> = members.iter().map(|link| link.index.to_string()).collect();
+    let payload = String::from_utf8_lossy(&frame.payload);
+    let payload = if frame.is_text { format!("'{payload}'") } else { payload.into_owned() };
+    format!("{payload} to {}", to.join(" "))
 }
 
 pub(in crate::hub) fn numbers(mids: &[Mid]) -> String {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -19,7 +20,8 @@ use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
 use crate::runtime::readiness::Problem;
 use crate::server::metrics;
-use crate::server::rest::page::Page;
+use crate::server::rest::door_log::{self, Form};
+use crate::server::rest::page::{self, Page};
 use crate::server::rest::routes::Endpoint;
 use crate::server::rest::{Ports, RestTerms};
 use crate::server::watch::{Health, Watch};
@@ -55,12 +57,14 @@ pub(super) struct Asked {
 pub(super) struct Answered {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
-    pub(super) body: Vec<u8>,
+    /// Under what name a browser stores it, if it is to be stored rather than shown.
+    pub(super) file_name: Option<&'static str>,
+    pub(super) body: Bytes,
 }
 
 impl Answered {
     fn json(status: u16, body: Vec<u8>) -> Answered {
-        Answered { status, content_type: "application/json; charset=utf-8", body }
+        Answered { status, content_type: "application/json; charset=utf-8", file_name: None, body: body.into() }
     }
 }
 
@@ -159,6 +163,8 @@ impl Desk {
             Endpoint::SocketIos => self.online(subject, &asked, Transport::SocketIo)?,
             Endpoint::Report => self.report(mid(subject)?).await?,
             Endpoint::Recall => self.recall(mid(subject)?).await?,
+            Endpoint::DoorLog => return self.door_log(subject, &asked).await,
+            Endpoint::DoorPicture => return self.door_picture(subject).await,
         };
         Ok(Answered::json(200, body))
     }
@@ -206,7 +212,8 @@ impl Desk {
     /// All that is counted. Also asks for the health, so that its figure is that of now.
     async fn metrics(&self) -> Answered {
         self.watch.health().await;
-        Answered { status: 200, content_type: metrics::CONTENT_TYPE, body: metrics::text(&self.watch.figures()) }
+        let body = metrics::text(&self.watch.figures()).into();
+        Answered { status: 200, content_type: metrics::CONTENT_TYPE, file_name: None, body }
     }
 
     fn info(&self, asked: &Asked) -> Vec<u8> {
@@ -254,6 +261,26 @@ impl Desk {
         Ok(json(&Report { mid: mid.to_string(), list: list.collect() }))
     }
 
+    async fn door_log(&self, subject: &str, asked: &Asked) -> Result<Answered, HttpRefusal> {
+        let (part, form) = door_log::read(subject, asked.query.as_deref(), self.terms.get().first_page)?;
+        // An opening just now is shown: the log is read from the store.
+        self.handle.settle().await;
+        let (total, doors) = self.handle.door_log(part).await.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
+        Ok(match form {
+            Form::Json => Answered::json(200, door_log::json(total, &doors)),
+            Form::Csv => {
+                let body = door_log::csv(&doors).into();
+                Answered { status: 200, content_type: "text/csv; charset=utf-8", file_name: Some("doorLog.csv"), body }
+            }
+        })
+    }
+
+    async fn door_picture(&self, subject: &str) -> Result<Answered, HttpRefusal> {
+        let id = page::digits(subject).ok_or(HttpRefusal::new(Code::BadField, "id"))?;
+        let picture = self.handle.door_picture(id).await.ok_or(HttpRefusal::new(Code::NotFound, "id"))?;
+        Ok(Answered { status: 200, content_type: picture.content_type, file_name: None, body: picture.bytes })
+    }
+
     async fn recall(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
         let recalled = self.handle.recall(mid).ok_or(UNKNOWN_MID)?;
         // With the disk in order what is recalled stays so, also if the power fails after the answer.
@@ -276,7 +303,7 @@ fn mid(subject: &str) -> Result<Mid, HttpRefusal> {
     Mid::parse(subject).ok_or(HttpRefusal::new(Code::BadField, "mid"))
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("a Vec takes every write, and all keys are strings")
 }
 

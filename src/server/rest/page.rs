@@ -36,7 +36,7 @@ impl Page {
 }
 
 /// A whole number in decimal digits; those beyond 64 bits count as the largest number.
-fn digits(text: &str) -> Option<u64> {
+pub(super) fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }

@@ -23,6 +23,10 @@ pub(super) enum Endpoint {
     Report,
     /// Ends what a message is still owed to.
     Recall,
+    /// Openings of doors.
+    DoorLog,
+    /// The picture of one.
+    DoorPicture,
     /// Whether the server does its work.
     Live,
     /// Whether messages can be stored.
@@ -32,7 +36,7 @@ pub(super) enum Endpoint {
 }
 
 /// The endpoints' names in the metrics, in the order of [`Endpoint`]; the last is for requests without a route.
-pub const ENDPOINTS: [&str; 12] = [
+pub const ENDPOINTS: [&str; 14] = [
     "push",
     "info",
     "servers",
@@ -41,6 +45,8 @@ pub const ENDPOINTS: [&str; 12] = [
     "all_socketio_alias",
     "report",
     "recall",
+    "door_log",
+    "door_picture",
     "live",
     "ready",
     "metrics",
@@ -71,7 +77,7 @@ pub(super) enum Miss {
 }
 
 /// All routes.
-pub(super) static ROUTES: [Route; 11] = [
+pub(super) static ROUTES: [Route; 13] = [
     route(Method::Post, "/push/:token", Endpoint::Push),
     route(Method::Get, "/info/:token", Endpoint::Info),
     route(Method::Get, "/info/servers/:token", Endpoint::Servers),
@@ -80,6 +86,8 @@ pub(super) static ROUTES: [Route; 11] = [
     route(Method::Get, "/info/allSocketIOAlias/:page/:token", Endpoint::SocketIos),
     route(Method::Get, "/info/message/:mid/:token", Endpoint::Report),
     route(Method::Delete, "/info/message/:mid/:token", Endpoint::Recall),
+    route(Method::Get, "/info/doorLog/:page/:token", Endpoint::DoorLog),
+    route(Method::Get, "/info/doorPicture/:id/:token", Endpoint::DoorPicture),
     route(Method::Get, "/health/live", Endpoint::Live),
     route(Method::Get, "/health/ready", Endpoint::Ready),
     route(Method::Get, "/metrics/:token", Endpoint::Metrics),
@@ -155,7 +163,7 @@ mod tests {
         for route in &ROUTES {
             let endpoint = route.endpoint;
             router.at(route.path).method(route.method, move |request: tide::Request<()>| async move {
-                let subject = ["alias", "page", "mid"].iter().find_map(|name| request.param(name).ok()).map(Into::into);
+                let subject = ["alias", "page", "mid", "id"].iter().find_map(|name| request.param(name).ok()).map(Into::into);
                 let mut response = tide::Response::new(StatusCode::Ok);
                 response.insert_ext(Routed(endpoint, subject));
                 Ok(response)

@@ -1,0 +1,226 @@
+//! One member of a room: what it sends, from bytes to batches for the hub (Protocol §9). What it gets goes through its outbox.
+//!
+//! A batch is read when the hub has taken the one before: so a sender is read as fast as its receivers take. While it is idle a
+//! member holds its decoder's small buffer; bytes are read into a scratch that all members of a thread share.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use async_std::future::timeout;
+use async_std::net::TcpStream;
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncWriteExt};
+
+use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, DOOR_ANSWER_BYTES_MAX, HTTP_DRAIN_WAIT};
+use crate::protocol::decode;
+use crate::protocol::frame::{Body, Request};
+use crate::protocol::room::{Place, RoomFrame, RoomPath};
+use crate::protocol::websocket::{self, Broken, Decoder, Item};
+use crate::runtime::handle::RoomLink;
+use crate::server::listener::Permit;
+
+/// Bytes of one read: the small one for those who send little, the large one behind a read that was full.
+const SCRATCH_BYTES: [usize; 2] = [4 << 10, 64 << 10];
+/// The decoder's buffer, which a member holds also while it is idle: doors send pictures, others mostly little.
+const DOOR_BUFFER_BYTES: usize = 16 << 10;
+const BUFFER_BYTES: usize = 2 << 10;
+/// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset.
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+
+thread_local! {
+    static SCRATCHES: RefCell<[Vec<u8>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+/// A member and its reading side.
+pub(super) struct Member {
+    link: RoomLink,
+    decoder: Decoder,
+    /// Payloads up to this are copied: a slice of the decoder's buffer would keep all of that.
+    copied_max: usize,
+    is_door: bool,
+    /// The decoder may have more without another read.
+    has_more: bool,
+    /// The last read was full.
+    reads_large: bool,
+    /// What was read behind the batch that was handed over.
+    behind: Option<Read>,
+    _permit: Permit,
+}
+
+/// What was read.
+enum Read {
+    /// Frames for the room, and whether a pong was among them.
+    Batch(Vec<RoomFrame>, bool),
+    /// A door's result.
+    Answer(Request),
+    /// Nothing more will be.
+    End(End),
+}
+
+/// Why nothing more is read.
+enum End {
+    /// The peer has closed: what it is answered.
+    Closed(Vec<u8>),
+    /// It broke the protocol: the code it is told.
+    Broken(u16),
+    /// The connection is gone.
+    Gone,
+}
+
+impl Member {
+    /// A member that has just come; `rest` is what it sent behind its handshake.
+    pub(super) fn new(link: RoomLink, path: &RoomPath, frame_max: usize, rest: &[u8], permit: Permit) -> Member {
+        let is_door = path.place == Place::Door;
+        let buffer = if is_door { DOOR_BUFFER_BYTES } else { BUFFER_BYTES };
+        let mut decoder = Decoder::new(websocket::Options { message_max: frame_max, buffer });
+        decoder.lend(rest.to_vec(), rest.len());
+        let has_more = !rest.is_empty();
+        Member { link, decoder, copied_max: buffer / 2, is_door, has_more, reads_large: false, behind: None, _permit: permit }
+    }
+
+    /// Serves the member until it ends.
+    pub(super) async fn run(&mut self) {
+        let end = loop {
+            self.link.ready().await;
+            if self.link.is_closing() {
+                break None;
+            }
+            match poll_fn(|context| self.poll_read(context)).await {
+                Read::Batch(frames, pong) => self.link.submit(frames, pong),
+                Read::Answer(request) => self.link.submit_answer(request),
+                Read::End(end) => break Some(end),
+            }
+        };
+        match end {
+            Some(End::Closed(control)) => self.link.finish(control),
+            Some(End::Broken(code)) => self.link.close(code),
+            Some(End::Gone) => return,
+            None => {}
+        }
+        // Its place is free from here on, though it may still have to read its close frame.
+        self.link.leave();
+        drain(self.link.stream()).await;
+    }
+
+    /// Reads until there is something to hand over.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Read> {
+        loop {
+            if let Some(read) = self.behind.take() {
+                return Poll::Ready(read);
+            }
+            if self.has_more
+                && let Some(read) = self.take()
+            {
+                return Poll::Ready(read);
+            }
+            if let Some(read) = ready!(self.poll_fill(context)) {
+                return Poll::Ready(read);
+            }
+        }
+    }
+
+    /// Reads once, into a scratch that is lent to the decoder for that time.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<Read>> {
+        let size = usize::from(self.reads_large);
+        SCRATCHES.with_borrow_mut(|scratches| {
+            let scratch = &mut scratches[size];
+            scratch.resize(SCRATCH_BYTES[size], 0);
+            let filled = match ready!(Pin::new(&mut self.link.stream()).poll_read(context, scratch)) {
+                Ok(filled) if filled > 0 => filled,
+                _ => return Poll::Ready(Some(Read::End(End::Gone))),
+            };
+            self.reads_large = filled == SCRATCH_BYTES[size];
+            self.decoder.lend(std::mem::take(scratch), filled);
+            let read = self.take();
+            *scratch = self.decoder.take_back();
+            Poll::Ready(read)
+        })
+    }
+
+    /// A batch of what the decoder has. `None`: it needs more bytes.
+    fn take(&mut self) -> Option<Read> {
+        let (mut frames, mut bytes, mut pong) = (Vec::new(), 0, false);
+        self.has_more = true;
+        while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && self.behind.is_none() {
+            match self.next_item() {
+                Ok(None) => {
+                    self.has_more = false;
+                    break;
+                }
+                Ok(Some(Item::Pong)) => pong = true,
+                Ok(Some(Item::Text(text))) => match self.door_answer(text.as_str()) {
+                    Some(answer) => self.behind = Some(Read::Answer(answer)),
+                    None => {
+                        bytes += text.len();
+                        frames.push(self.frame(true, text.into()));
+                    }
+                },
+                Ok(Some(Item::Binary(payload))) => {
+                    bytes += payload.len();
+                    frames.push(self.frame(false, payload));
+                }
+                Ok(Some(Item::Close(_))) => self.behind = Some(Read::End(End::Closed(self.decoder.take_control()))),
+                Err(broken) => self.behind = Some(Read::End(End::Broken(broken.close_code()))),
+            }
+        }
+        if frames.is_empty() && !pong { self.behind.take() } else { Some(Read::Batch(frames, pong)) }
+    }
+
+    /// The next message; pings on the way to it are answered.
+    fn next_item(&mut self) -> Result<Option<Item>, Broken> {
+        let item = self.decoder.next_item();
+        if !matches!(item, Ok(Some(Item::Close(_)))) {
+            self.link.answer(self.decoder.take_control());
+        }
+        item
+    }
+
+    fn frame(&self, is_text: bool, payload: Bytes) -> RoomFrame {
+        let payload = if payload.len() <= self.copied_max { Bytes::copy_from_slice(&payload) } else { payload };
+        RoomFrame { is_text, payload, image: None }
+    }
+
+    /// A text frame of a door that is a result: the only one that is read (Protocol §7).
+    fn door_answer(&self, text: &str) -> Option<Request> {
+        if !self.is_door || text.len() > DOOR_ANSWER_BYTES_MAX || memchr::memmem::find(text.as_bytes(), b"-8").is_none() {
+            return None;
+        }
+        let request = decode::request(text.as_bytes());
+        matches!(request.body, Body::DoorAnswer(_)).then_some(request)
+    }
+}
+
+/// Reads and drops what a peer still sends, so that it gets its close frame instead of a reset. The outbox cuts it soon.
+async fn drain(stream: &TcpStream) {
+    let mut left = DRAIN_BYTES_MAX;
+    poll_fn(|context| {
+        SCRATCHES.with_borrow_mut(|scratches| {
+            let scratch = &mut scratches[1];
+            scratch.resize(SCRATCH_BYTES[1], 0);
+            loop {
+                match ready!(Pin::new(&mut &*stream).poll_read(context, scratch)) {
+                    Ok(read) if read > 0 && read <= left => left -= read,
+                    _ => return Poll::Ready(()),
+                }
+            }
+        })
+    })
+    .await;
+}
+
+/// Tells a peer that it is no member, and why.
+pub(super) async fn turn_away(stream: &TcpStream, code: u16) {
+    let mut frame = Vec::new();
+    websocket::close_frame(code, &mut frame);
+    let mut writer = stream;
+    // A peer that does not take the few bytes is not told.
+    let tell = async {
+        if writer.write_all(&frame).await.is_ok() && stream.shutdown(Shutdown::Write).is_ok() {
+            drain(stream).await;
+        }
+    };
+    let _ = timeout(HTTP_DRAIN_WAIT, tell).await;
+}
