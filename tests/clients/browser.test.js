@@ -72,14 +72,17 @@ const phone = async (page, url) =>
     page.evaluate(async (url) => {
         const socket = new WebSocket(url);
         socket.binaryType = 'blob';
-        window.seen = { pictures: 0, texts: [], pixel: null };
+        window.seen = { pictures: 0, shown: 0, texts: [], pixel: null };
         socket.onmessage = async ({ data }) => {
             if (typeof data === 'string') return window.seen.texts.push(data);
-            window.seen.pictures += 1;
+            const number = (window.seen.pictures += 1);
             const image = await createImageBitmap(data);
             const canvas = new OffscreenCanvas(image.width, image.height);
             const context = canvas.getContext('2d');
             context.drawImage(image, 0, 0);
+            // Decoding takes its time, and what is decoded later may have come earlier.
+            if (number < window.seen.shown) return;
+            window.seen.shown = number;
             window.seen.pixel = [...context.getImageData(10, 10, 1, 1).data];
         };
         await new Promise((resolve, reject) => ([socket.onopen, socket.onerror] = [resolve, reject]));
