@@ -27,6 +27,12 @@ pub(super) fn backup(arguments: &Arguments, config: &Config, out: &mut dyn Write
     if std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
         tell(&format!("{}: other users can read it, for its file system has no owners", file.display()));
     }
+    if contents.damaged_rows > 0 {
+        tell(&format!(
+            "{} rows of the database are not as they were written; the copy has them as they are: check the disk",
+            contents.damaged_rows
+        ));
+    }
     let text = format!("backup         {}\n{}state          good: written, synced and read back\n", shown(file), listed(&contents));
     say(out, &text)
 }
@@ -39,6 +45,12 @@ pub(super) fn restore(arguments: &Arguments, config: &Config, out: &mut dyn Writ
         Fault::NotWhole { .. } => Failure::Failed(format!("{fault}; nothing was changed: take another backup")),
         fault => failed(fault),
     })?;
+    if restored.contents.damaged_rows > 0 {
+        tell(&format!(
+            "{} rows of the backup are not as they were written and will be left out; an older backup may have them",
+            restored.contents.damaged_rows
+        ));
+    }
     warn_of_root(folder);
     say(out, &done(file, folder, &restored))
 }

@@ -42,6 +42,8 @@ pub struct DoorLogPage {
     pub lines: Vec<DoorLine>,
 }
 
+/// All entries, for [`get`].
+pub(super) const ALL: &str = "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log";
 /// One entry, for [`get`].
 const ONE: &str = "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log WHERE id = ?1";
 
@@ -114,7 +116,8 @@ fn clamped(bound: u64) -> i64 {
     i64::try_from(bound).unwrap_or(i64::MAX)
 }
 
-fn get(row: &Row<'_>) -> Result<DoorLine> {
+/// Reads a row of [`ALL`].
+pub(super) fn get(row: &Row<'_>) -> Result<DoorLine> {
     let text = |column| get_text(row, column).map(Box::from);
     let line = DoorLine {
         entry: DoorEntry {
