@@ -23,7 +23,10 @@ pub(super) fn backup(arguments: &Arguments, config: &Config, out: &mut dyn Write
     let file = Path::new(arguments.words.first().ok_or_else(|| arguments.usage("which file?"))?);
     // Where the system does not let it, it is as fast as everybody else.
     let _ = rustix::process::nice(NICENESS);
-    let contents = backup::backup(&config.data_dir, file, arguments.switch("overwrite")).map_err(failed)?;
+    let contents = backup::backup(&config.data_dir, file, arguments.switch("overwrite")).map_err(|fault| match fault {
+        Fault::NotWhole { .. } => Failure::Failed(format!("{fault}; no backup was made: run `porter check`, or write to another disk")),
+        fault => failed(fault),
+    })?;
     if std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
         tell(&format!("{}: other users can read it, for its file system has no owners", file.display()));
     }
