@@ -72,6 +72,9 @@ pub const DOOR_PICTURES_QUEUED_MAX: usize = 64;
 pub const OPENINGS_ALIKE_MAX: usize = 64;
 /// Entries of the door log that wait in memory while the disk is down (Protocol §7).
 pub const DOOR_LOG_WAITING_MAX: usize = 10_000;
+/// Entries of the door log on disk, about 200 MB; over it the oldest are forgotten. One site needs half a year for so many, a flood
+/// of openings seconds.
+pub const DOOR_LOG_MAX: u64 = 1_000_000;
 /// Rows in one transaction (Design §6).
 pub const TRANSACTION_ROWS_MAX: usize = 4_096;
 /// Bytes of bodies in one transaction (Design §6).

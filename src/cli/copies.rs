@@ -23,9 +23,18 @@ pub(super) fn backup(arguments: &Arguments, config: &Config, out: &mut dyn Write
     let file = Path::new(arguments.words.first().ok_or_else(|| arguments.usage("which file?"))?);
     // Where the system does not let it, it is as fast as everybody else.
     let _ = rustix::process::nice(NICENESS);
-    let contents = backup::backup(&config.data_dir, file, arguments.switch("overwrite")).map_err(failed)?;
+    let contents = backup::backup(&config.data_dir, file, arguments.switch("overwrite")).map_err(|fault| match fault {
+        Fault::NotWhole { .. } => Failure::Failed(format!("{fault}; no backup was made: run `porter check`, or write to another disk")),
+        fault => failed(fault),
+    })?;
     if std::fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
         tell(&format!("{}: other users can read it, for its file system has no owners", file.display()));
+    }
+    if contents.damaged_rows > 0 {
+        tell(&format!(
+            "{} rows of the database are not as they were written; the copy has them as they are: check the disk",
+            contents.damaged_rows
+        ));
     }
     let text = format!("backup         {}\n{}state          good: written, synced and read back\n", shown(file), listed(&contents));
     say(out, &text)
@@ -39,6 +48,12 @@ pub(super) fn restore(arguments: &Arguments, config: &Config, out: &mut dyn Writ
         Fault::NotWhole { .. } => Failure::Failed(format!("{fault}; nothing was changed: take another backup")),
         fault => failed(fault),
     })?;
+    if restored.contents.damaged_rows > 0 {
+        tell(&format!(
+            "{} rows of the backup are not as they were written and will be left out; an older backup may have them",
+            restored.contents.damaged_rows
+        ));
+    }
     warn_of_root(folder);
     say(out, &done(file, folder, &restored))
 }

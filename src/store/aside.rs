@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -41,7 +41,7 @@ pub(super) fn finish(folder: &Folder, wall: u64) -> io::Result<()> {
     if exists(folder, DATABASE) || !is_left {
         return Ok(());
     }
-    let newest = copies(folder)?.pop().filter(|name| !exists(folder, &format!("{name}-wal")));
+    let newest = copies(&folder.file(""))?.pop().filter(|name| !exists(folder, &format!("{name}-wal")));
     let name = newest.unwrap_or_else(|| free_name(folder, wall));
     log::warn!("store event=log_without_database action=kept_as file={}-wal", folder.file(&name).display());
     move_beside(folder, &name)?;
@@ -111,9 +111,9 @@ fn utc(wall: u64) -> String {
 }
 
 /// The names of the copies, oldest first by the time in them.
-fn copies(folder: &Folder) -> io::Result<Vec<String>> {
+pub(super) fn copies(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder.file(""))? {
+    for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.starts_with(ASIDE) && !BESIDE.iter().any(|end| name.ends_with(end)) {
             names.push(name);
@@ -124,7 +124,7 @@ fn copies(folder: &Folder) -> io::Result<Vec<String>> {
 }
 
 fn drop_surplus(folder: &Folder) -> io::Result<()> {
-    let mut names = copies(folder)?;
+    let mut names = copies(&folder.file(""))?;
     while names.len() > COPIES_MAX {
         let name = names.remove(names.len() - 2);
         log::warn!("store event=copy_dropped file={} reason=\"more than {COPIES_MAX} damaged databases\"", folder.file(&name).display());
@@ -196,7 +196,7 @@ mod tests {
             write(&scratch, &["porter.db", "porter.db-wal"]);
             set_aside(&folder, WALL + second * 1_000).unwrap();
         }
-        let kept: Vec<String> = copies(&folder).unwrap();
+        let kept = copies(&scratch.data()).unwrap();
         let time = |second: &str| format!("{ASIDE}2026112{second}");
         assert_eq!(kept, ["5T210900Z", "5T210901Z", "5T210902Z", "5T210909Z"].map(time));
         assert_eq!(listed(&scratch).len(), 2 * COPIES_MAX);

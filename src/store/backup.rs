@@ -29,7 +29,8 @@ const MARGIN_BYTES: u64 = 16 << 20;
 const SYNCED_EVERY: Duration = Duration::from_millis(50);
 
 /// Copies the database in the data folder `folder` to the file `target`, and reads the copy back. A file of that name is
-/// replaced only with `overwrite`. Works beside a running server and without one.
+/// replaced only with `overwrite`. Works beside a running server and without one. Rows that are damaged in the database are so in
+/// the copy: [`Contents::damaged_rows`] tells how many.
 ///
 /// # Errors
 /// If there is no database, no space, or the copy is not what it should be. No file `target` is made or changed then.
@@ -46,6 +47,9 @@ pub fn backup(folder: &Path, target: &Path, overwrite: bool) -> Result<Contents,
     let after = State::of(&connection).map_err(Fault::database(&source, "read"))?;
     if !copy.is_between(&before, &after) {
         return Err(Fault::NotWhole { path: unfinished.path.clone(), why: "it does not hold what the database held".to_owned() });
+    }
+    if copy.damaged_rows > 0 && copy.damaged_rows > before.damaged_rows(&connection).map_err(Fault::database(&source, "read"))? {
+        return Err(Fault::NotWhole { path: unfinished.path.clone(), why: "rows of it are not what the database held".to_owned() });
     }
     unfinished.finish(&target)?;
     Ok(copy)
@@ -101,6 +105,10 @@ impl State {
         let version = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         Ok(State { contents: verify::contents(connection)?, version })
     }
+
+    fn damaged_rows(&self, connection: &Connection) -> rusqlite::Result<u64> {
+        verify::damaged_rows(connection, self.contents.version)
+    }
 }
 
 impl Contents {
@@ -108,7 +116,7 @@ impl Contents {
     /// committed between them; the empty pages are the only thing that a copy leaves out.
     fn is_between(&self, before: &State, after: &State) -> bool {
         let is_later = before.contents.service <= self.service && self.service <= after.contents.service;
-        let same = Contents { bytes: self.bytes, ..before.contents.clone() };
+        let same = Contents { bytes: self.bytes, damaged_rows: self.damaged_rows, ..before.contents.clone() };
         is_later && self.version == before.contents.version && (before.version != after.version || *self == same)
     }
 }

@@ -11,6 +11,7 @@ use crate::hub::storage::{Batch, Change, Outcome, Restored, Trouble};
 use crate::names::Mid;
 use crate::store::cause::{Cause, cause};
 use crate::store::connection::{CHECKPOINT_PAGES, Checkpoint, LOG_PAGES_MAX, checkpoint, cut_log, free_pages, open_writer, vacuum};
+use crate::store::door_log::Bound;
 use crate::store::fault::{Chain, Fault};
 use crate::store::findings::{Findings, Kind};
 use crate::store::folder::Folder;
@@ -63,6 +64,7 @@ pub(super) struct Database {
     readers: Vec<ReaderSlot>,
     /// The messages of a batch that failed with the disk: the log may hold them all the same.
     doubtful: Vec<Mid>,
+    door_log: Bound,
     /// Pages of the log at which the next cut is tried.
     cut_at: u64,
 }
@@ -99,6 +101,7 @@ impl Database {
             block,
             readers: Vec::new(),
             doubtful: Vec::new(),
+            door_log: Bound::new(options.door_log_max),
             cut_at: LOG_PAGES_MAX,
         };
         if trusted {
@@ -191,7 +194,7 @@ impl Database {
             return Outcome::Failed(trouble);
         }
         if self.is_storing() {
-            let outcome = self.outcome(|connection, block| transaction::write(connection, batch, block));
+            let outcome = self.outcome(|connection, block, doors| transaction::write(connection, batch, block, doors));
             if outcome == Outcome::Failed(Trouble::Disk) {
                 self.doubt(batch);
             }
@@ -200,7 +203,8 @@ impl Database {
         if !batch.changes.iter().all(Change::is_deletion) {
             return Outcome::Failed(Trouble::Full);
         }
-        let outcome = self.outcome(|connection, block| transaction::write_deletions(connection, batch, block).map(|()| Vec::new()));
+        let outcome =
+            self.outcome(|connection, block, doors| transaction::write_deletions(connection, batch, block, doors).map(|()| Vec::new()));
         match outcome {
             Outcome::Committed { refused, .. } => Outcome::Committed { refused, storing: self.resume() },
             failed @ Outcome::Failed(_) => failed,
@@ -271,11 +275,11 @@ impl Database {
         self.close_connections();
     }
 
-    fn outcome(&mut self, write: impl FnOnce(&Connection, u64) -> rusqlite::Result<Vec<usize>>) -> Outcome {
+    fn outcome(&mut self, write: impl FnOnce(&Connection, u64, &mut Bound) -> rusqlite::Result<Vec<usize>>) -> Outcome {
         let Some(connection) = &self.connection else { return Outcome::Failed(Trouble::Disk) };
         // Until the file names the block, the database must not either.
         let block = if self.block.is_claimed() { self.block.number() } else { 0 };
-        match write(connection, block) {
+        match write(connection, block, &mut self.door_log) {
             Ok(refused) => Outcome::Committed { refused, storing: self.is_storing() },
             Err(error) => Outcome::Failed(self.fail("write", &error)),
         }
@@ -300,6 +304,7 @@ impl Database {
 
     /// What follows from an error. Nothing of the statement's transaction is left.
     fn fail(&mut self, action: &str, error: &rusqlite::Error) -> Trouble {
+        self.door_log.recount();
         let is_rolled_back = self.connection.as_ref().is_some_and(Connection::is_autocommit);
         if cause(error) == Cause::Full && is_rolled_back {
             log::error!("store event=disk_full file={} action={action} error=\"{error}\"", self.path.display());
@@ -620,6 +625,39 @@ mod tests {
         assert!(scratch.file("damaged").exists());
         let database = scratch.open().unwrap();
         assert_eq!((found(&database), scratch.file("damaged").exists()), (vec!["database_set_aside"], false));
+    }
+
+    #[test]
+    fn the_door_log_is_bounded_across_runs_and_failures() {
+        let scratch = Scratch::new();
+        let entries = |ids: Range<u64>| {
+            let entry = |id| crate::hub::storage::DoorEntry {
+                id,
+                at: id,
+                room: "gate".into(),
+                user: "".into(),
+                alias: "".into(),
+                label: "".into(),
+                address: "".into(),
+                doors: 1,
+            };
+            ids.map(|id| Change::LogDoor(entry(id))).collect::<Vec<_>>()
+        };
+        let left = || scratch.shell().query_row("SELECT count(*), min(id) FROM door_log", (), |row| Ok((row.get(0)?, row.get(1)?)));
+        for run in 0..3 {
+            let mut database = scratch.open().unwrap();
+            assert_eq!(database.commit(&batch(1, entries(1 + run * 150..151 + run * 150))), committed());
+            if run == 1 {
+                assert_eq!(left(), Ok((200, 101)));
+                limit_pages(&database, 1);
+                let mut changes = entries(500..600);
+                changes.extend(saves(1..500));
+                assert_eq!(database.commit(&batch(2, changes)), FULL);
+                assert_eq!(left(), Ok((200, 101)));
+            }
+            database.close();
+        }
+        assert_eq!(left(), Ok((200, 251)));
     }
 
     #[test]

@@ -42,11 +42,73 @@ pub struct DoorLogPage {
     pub lines: Vec<DoorLine>,
 }
 
+/// All entries, for [`get`].
+pub(super) const ALL: &str = "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log";
 /// One entry, for [`get`].
 const ONE: &str = "SELECT id, at, room, user, alias, label, address, doors, ok, reason, crc FROM door_log WHERE id = ?1";
 
-/// Adds an entry, at a service time, ms. Written again, it keeps the result that it may have by then.
-pub(super) fn add(connection: &Connection, entry: &DoorEntry, service: u64) -> Result<()> {
+/// Entries that one transaction forgets at most for their age: they are forgotten every hour, and no commit is to wait for it.
+const OLD_AT_ONCE: u32 = 10_000;
+/// Entries over the bound that a transaction forgets at most, if it adds fewer than half as many.
+const SURPLUS_AT_ONCE: u64 = 1_000;
+
+/// Keeps the number of entries within its bound. It counts them once; then it is told of each change.
+pub(super) struct Bound {
+    max: u64,
+    entries: Option<u64>,
+    added: u64,
+    has_told: bool,
+}
+
+impl Bound {
+    /// At most `max` entries.
+    pub(super) fn new(max: u64) -> Bound {
+        Bound { max, entries: None, added: 0, has_told: false }
+    }
+
+    /// A transaction failed: what it had changed is unknown.
+    pub(super) fn recount(&mut self) {
+        (self.entries, self.added) = (None, 0);
+    }
+
+    /// So many entries were added.
+    pub(super) fn add(&mut self, added: usize) {
+        self.entries = self.entries.map(|entries| entries + added as u64);
+        self.added += added as u64;
+    }
+
+    /// So many entries were forgotten.
+    pub(super) fn remove(&mut self, removed: usize) {
+        self.entries = self.entries.map(|entries| entries.saturating_sub(removed as u64));
+    }
+
+    /// Before the commit of a transaction: forgets the oldest entries over the bound, in proportion to what it added, so that no
+    /// commit takes much longer for it.
+    pub(super) fn keep(&mut self, connection: &Connection) -> Result<()> {
+        let added = std::mem::take(&mut self.added);
+        if added == 0 {
+            return Ok(());
+        }
+        let entries = match self.entries {
+            Some(entries) => entries,
+            None => connection.query_row("SELECT count(*) FROM door_log", (), |row| get_number(row, 0))?,
+        };
+        self.entries = Some(entries);
+        let surplus = entries.saturating_sub(self.max).min((2 * added).max(SURPLUS_AT_ONCE));
+        if surplus > 0 {
+            let sql = "DELETE FROM door_log WHERE id IN (SELECT id FROM door_log ORDER BY id LIMIT ?1)";
+            let removed = connection.prepare_cached(sql)?.execute((number(surplus)?,))?;
+            self.remove(removed);
+            if !std::mem::replace(&mut self.has_told, true) {
+                log::warn!("door_log_full entries={} action=the_oldest_are_forgotten", self.max);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds an entry, at a service time, ms; returns how many were added. Written again, it keeps the result that it may have by then.
+pub(super) fn add(connection: &Connection, entry: &DoorEntry, service: u64) -> Result<usize> {
     let sql = "INSERT OR IGNORE INTO door_log (id, at, room, user, alias, label, address, doors, service, crc) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     connection.prepare_cached(sql)?.execute((
@@ -60,8 +122,7 @@ pub(super) fn add(connection: &Connection, entry: &DoorEntry, service: u64) -> R
         entry.doors,
         number(service)?,
         check(entry, None, None).end(),
-    ))?;
-    Ok(())
+    ))
 }
 
 /// Sets the result of an entry. One that can't be read keeps the check that does not fit.
@@ -74,12 +135,11 @@ pub(super) fn settle(connection: &Connection, id: u64, ok: bool, reason: Option<
     Ok(())
 }
 
-/// Forgets the entries written before that service time, ms. Both it and the ids grow, so that it costs what it deletes.
-pub(super) fn forget_before(connection: &Connection, service: u64) -> Result<()> {
-    let sql = "DELETE FROM door_log WHERE id < coalesce(
-                   (SELECT id FROM door_log WHERE service >= ?1 ORDER BY id LIMIT 1), 9223372036854775807)";
-    connection.prepare_cached(sql)?.execute((number(service)?,))?;
-    Ok(())
+/// Forgets entries written before that service time, ms, of the oldest [`OLD_AT_ONCE`]: both it and the ids grow. Returns how many.
+pub(super) fn forget_before(connection: &Connection, service: u64) -> Result<usize> {
+    let sql = "DELETE FROM door_log WHERE id IN (
+                   SELECT id FROM (SELECT id, service FROM door_log ORDER BY id LIMIT ?2) WHERE service < ?1)";
+    connection.prepare_cached(sql)?.execute((number(service)?, OLD_AT_ONCE))
 }
 
 /// Reads a page. What can't be read is left out.
@@ -114,7 +174,8 @@ fn clamped(bound: u64) -> i64 {
     i64::try_from(bound).unwrap_or(i64::MAX)
 }
 
-fn get(row: &Row<'_>) -> Result<DoorLine> {
+/// Reads a row of [`ALL`].
+pub(super) fn get(row: &Row<'_>) -> Result<DoorLine> {
     let text = |column| get_text(row, column).map(Box::from);
     let line = DoorLine {
         entry: DoorEntry {
@@ -184,6 +245,39 @@ mod tests {
         assert_eq!(ids(&connection, &DoorLogQuery { skip: u64::MAX, ..all.clone() }), (6, vec![]));
         forget_before(&connection, 400).unwrap();
         assert_eq!(ids(&connection, &all), (3, vec![6, 5, 4]));
+    }
+
+    #[test]
+    fn the_oldest_give_way_to_the_newest_in_slices() {
+        let connection = filled();
+        let mut bound = Bound::new(4);
+        let left = || ids(&connection, &DoorLogQuery { from: 0, to: u64::MAX, room: None, skip: 0, count: 10_000 });
+        let write = |bound: &mut Bound, id| {
+            bound.add(add(&connection, &entry(id, "gate"), id * 100).unwrap());
+            bound.keep(&connection).unwrap();
+        };
+        bound.keep(&connection).unwrap();
+        assert_eq!(left().0, 6, "nothing was added");
+        write(&mut bound, 7);
+        assert_eq!(left(), (4, vec![7, 6, 5, 4]));
+        write(&mut bound, 7);
+        assert_eq!(left(), (4, vec![7, 6, 5, 4]), "it was there");
+        bound.remove(forget_before(&connection, 600).unwrap());
+        write(&mut bound, 8);
+        assert_eq!(left(), (3, vec![8, 7, 6]));
+        bound.recount();
+        for id in 9..=5_000 {
+            bound.add(add(&connection, &entry(id, "gate"), id).unwrap());
+        }
+        bound.keep(&connection).unwrap();
+        assert_eq!(left(), (4, vec![5_000, 4_999, 4_998, 4_997]));
+        // One that begins far above the bound, such as after a newer version lowered it.
+        let mut bound = Bound::new(4);
+        for id in 5_001..=9_000 {
+            add(&connection, &entry(id, "gate"), id).unwrap();
+        }
+        write(&mut bound, 9_001);
+        assert_eq!(left().0, 4 + 4_001 - SURPLUS_AT_ONCE);
     }
 
     #[test]

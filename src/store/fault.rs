@@ -233,11 +233,7 @@ impl fmt::Display for Fault {
             ),
             Fault::Copy { from, to, source } => {
                 write!(f, "can't copy {} to {}", from.display(), to.display())?;
-                match cause(source) {
-                    Cause::Damaged => f.write_str(": the original is damaged"),
-                    Cause::Full => f.write_str(": the disk is full. Free some space"),
-                    Cause::Value | Cause::Disk => Ok(()),
-                }
+                because(f, "the original", source)
             }
             Fault::LateMids { path } => {
                 write!(f, "{}: messages in it have higher numbers than this run gives out; restart porter", path.display())
@@ -245,14 +241,19 @@ impl fmt::Display for Fault {
             Fault::File { path, action, .. } => write!(f, "can't {action} {}", path.display()),
             Fault::Database { path, action, source } => {
                 write!(f, "can't {action} {}", path.display())?;
-                match cause(source) {
-                    Cause::Damaged => f.write_str(": it is damaged"),
-                    Cause::Full => f.write_str(": the disk is full. Free some space"),
-                    Cause::Value | Cause::Disk => Ok(()),
-                }
+                because(f, "it", source)
             }
             Fault::Thread { .. } => f.write_str("the system gives no thread for the store"),
         }
+    }
+}
+
+/// Adds what people can do something about.
+fn because(f: &mut fmt::Formatter<'_>, what: &str, source: &rusqlite::Error) -> fmt::Result {
+    match cause(source) {
+        Cause::Damaged => write!(f, ": {what} is damaged"),
+        Cause::Full => f.write_str(": the disk is full. Free some space"),
+        Cause::Value | Cause::Disk => Ok(()),
     }
 }
 

@@ -8,8 +8,9 @@ use rusqlite::Result;
 
 use crate::store::cause::{Cause, cause};
 
-/// Damaged rows that are logged one by one; the rest is only counted, or a dying disk would be filled by its own log.
-const ROWS_LOGGED_MAX: u64 = 20;
+/// Findings of one kind that are logged one by one; the rest is only counted, or a dying disk would be filled by its own log: it has
+/// many rows, and is tried every second.
+const LOGGED_MAX: u64 = 20;
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,10 +71,11 @@ impl Findings {
         self.lock().clone()
     }
 
-    /// Adds one and puts it into the log.
+    /// Adds one and puts it into the log, if there are not too many of its kind.
     pub(super) fn note(&self, kind: Kind, text: String) {
-        log::error!("{} reason=\"{text}\"", kind.name());
-        self.count(kind, text);
+        if self.count(kind, text.clone()) <= LOGGED_MAX {
+            log::error!("{} reason=\"{text}\"", kind.name());
+        }
     }
 
     /// It has passed.
@@ -95,9 +97,7 @@ impl Findings {
             Err(error) => return Err(error),
         };
         let text = format!("table {table}, key {key}: {error}; it is left out and stays in the database for people to look at");
-        if self.count(Kind::RowsDamaged, text.clone()) <= ROWS_LOGGED_MAX {
-            log::error!("rows_damaged reason=\"{text}\"");
-        }
+        self.note(Kind::RowsDamaged, text);
         Ok(None)
     }
 

@@ -1,6 +1,6 @@
 //! What can be told of a data folder without changing anything in it, beside a running server too: for `porter check`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -27,13 +27,15 @@ pub struct Facts {
     pub integrity: Integrity,
 }
 
-/// What reading the whole database showed.
+/// What reading the whole database has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Integrity {
     /// All is well.
     Whole,
     /// It contradicts itself, in SQLite's words.
     Damaged(String),
+    /// It is whole, but so many rows are not as they were written: they are left out.
+    Rows(u64),
     /// It takes longer than it may.
     Unknown,
 }
@@ -67,13 +69,23 @@ fn facts(connection: &Connection, path: &Path, limit: Duration) -> Result<Facts,
     let failed = |error| Fault::database(path, "read")(error);
     let version = migrate::version(connection, path)?;
     let (mid_block, newest_wall) = counters(connection, path, version)?;
-    let integrity = match verify::within(connection, limit, || verify::contradictions(connection)) {
-        Ok(none) if none.is_empty() => Integrity::Whole,
-        Ok(lines) => Integrity::Damaged(lines.join("; ")),
+    let integrity = match verify::within(connection, limit, || integrity(connection, version)) {
+        Ok(found) => found,
         Err(error) if verify::is_interrupted(&error) => Integrity::Unknown,
         Err(error) => return Err(failed(error)),
     };
     Ok(Facts { version, known: migrate::KNOWN, mid_block, newest_wall, integrity })
+}
+
+fn integrity(connection: &Connection, version: u32) -> rusqlite::Result<Integrity> {
+    let contradictions = verify::contradictions(connection)?;
+    if !contradictions.is_empty() {
+        return Ok(Integrity::Damaged(contradictions.join("; ")));
+    }
+    match verify::damaged_rows(connection, version)? {
+        0 => Ok(Integrity::Whole),
+        rows => Ok(Integrity::Rows(rows)),
+    }
 }
 
 fn counters(connection: &Connection, path: &Path, version: u32) -> Result<(u64, u64), Fault> {
@@ -95,6 +107,12 @@ fn counters(connection: &Connection, path: &Path, version: u32) -> Result<(u64, 
 /// If it is damaged or can't be read.
 pub fn mids(folder: &Path) -> Result<Option<u64>, Fault> {
     mids::look(folder)
+}
+
+/// The damaged databases that were set aside in a data folder, oldest first; none if it can't be read.
+#[must_use]
+pub fn copies(folder: &Path) -> Vec<PathBuf> {
+    aside::copies(folder).unwrap_or_default().iter().map(|name| folder.join(name)).collect()
 }
 
 #[cfg(test)]

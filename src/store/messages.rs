@@ -154,6 +154,14 @@ pub(super) fn get_ended(row: &Row<'_>) -> Result<(Mid, AliasId)> {
     Ok((message, alias))
 }
 
+/// All messages whole, for [`get_whole`].
+pub(super) const ALL_WHOLE: &str = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body, mid FROM message";
+
+/// Reads a row of [`ALL_WHOLE`], and who was owed it.
+pub(super) fn get_whole(row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
+    Ok((get(get_mid(row, 8)?, row)?, get_receivers(row, 5, 6)?))
+}
+
 /// Reads messages whole, in the order of `mids`. What has no row is left out, and so is what can't be read.
 pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Message>> {
     let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body FROM message WHERE mid = ?1";

@@ -46,7 +46,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use crate::hub::storage::{Batch, Outcome, PageRequest, ReportLine, Restored, Trouble};
-use crate::limits::{PAGES_IN_FLIGHT_MAX, RESERVE_BYTES};
+use crate::limits::{DOOR_LOG_MAX, PAGES_IN_FLIGHT_MAX, RESERVE_BYTES};
 use crate::names::Mid;
 use crate::protocol::frame::Message;
 use crate::store::database::Database;
@@ -70,6 +70,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Size of the file `reserve`, in bytes.
     pub reserve_bytes: u64,
+    /// Entries that the door log may hold; over it the oldest are forgotten.
+    pub door_log_max: u64,
     /// The wall clock, ms since 1970: for the names of what is set aside, and for mids where nothing else is left.
     pub wall: fn() -> u64,
 }
@@ -78,7 +80,7 @@ impl Options {
     /// The usual options for a data folder.
     #[must_use]
     pub fn new(folder: PathBuf, wall: fn() -> u64) -> Options {
-        Options { folder, reserve_bytes: RESERVE_BYTES, wall }
+        Options { folder, reserve_bytes: RESERVE_BYTES, door_log_max: DOOR_LOG_MAX, wall }
     }
 }
 

@@ -5,8 +5,16 @@ use rusqlite::{Connection, Result, Row};
 use crate::hub::storage::{DeliveryState, ReportLine};
 use crate::names::Mid;
 use crate::store::check::Check;
-use crate::store::columns::{get_alias, get_number, get_text, mid, number, unreadable, verify};
+use crate::store::columns::{get_alias, get_mid, get_number, get_text, mid, number, unreadable, verify};
 use crate::store::findings::Findings;
+
+/// All lines of all reports, for [`get_any`].
+pub(super) const ALL: &str = "SELECT alias, state, at, crc, mid FROM report";
+
+/// Reads a row of [`ALL`].
+pub(super) fn get_any(row: &Row<'_>) -> Result<ReportLine> {
+    get(get_mid(row, 4)?, row)
+}
 
 /// Sets one line of a message's report, at a service time, ms.
 pub(super) fn save(connection: &Connection, message: Mid, line: &ReportLine, service: u64) -> Result<()> {

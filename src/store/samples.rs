@@ -17,6 +17,9 @@ use crate::store::folder::Folder;
 /// A reserve that is quickly written.
 pub(super) const RESERVE: u64 = 64 << 10;
 
+/// A door log that is quickly full.
+pub(super) const DOOR_LOG: u64 = 200;
+
 /// A folder of one test's own, removed at its end.
 pub(super) struct Scratch(PathBuf);
 
@@ -39,7 +42,7 @@ impl Scratch {
     }
 
     pub(super) fn options(&self) -> Options {
-        Options { folder: self.data(), reserve_bytes: RESERVE, wall: || 1_795_640_940_000 }
+        Options { folder: self.data(), reserve_bytes: RESERVE, door_log_max: DOOR_LOG, wall: || 1_795_640_940_000 }
     }
 
     pub(super) fn folder(&self) -> Folder {

@@ -7,6 +7,7 @@ use crate::hub::storage::{Batch, Change};
 use crate::names::Mid;
 use crate::store::cause::{Cause, cause};
 use crate::store::connection::{Checkpoint, checkpoint, vacuum};
+use crate::store::door_log::Bound;
 use crate::store::messages::Messages;
 use crate::store::{aliases, door_log, keys, meta, reports};
 
@@ -17,18 +18,21 @@ const PAGES_FREED: u32 = 2_048;
 
 /// Writes a batch as one transaction, and `mid_block` with it. Returns the indices of the changes that can't be written
 /// for their own sake; all others are on disk. Nothing is, if it fails.
-pub(super) fn write(connection: &Connection, batch: &Batch, mid_block: u64) -> Result<Vec<usize>> {
-    match write_whole(connection, batch, &batch.changes, mid_block) {
-        Err(error) if cause(&error) == Cause::Value => write_by_row(connection, batch, mid_block),
+pub(super) fn write(connection: &Connection, batch: &Batch, mid_block: u64, doors: &mut Bound) -> Result<Vec<usize>> {
+    match write_whole(connection, batch, &batch.changes, mid_block, doors) {
+        Err(error) if cause(&error) == Cause::Value => {
+            doors.recount();
+            write_by_row(connection, batch, mid_block, doors)
+        }
         other => other.map(|()| Vec::new()),
     }
 }
 
 /// Writes a batch of deletions with as little space as possible, and gives back to the disk what they free. Some of
 /// them may be written if it fails.
-pub(super) fn write_deletions(connection: &Connection, batch: &Batch, mid_block: u64) -> Result<()> {
+pub(super) fn write_deletions(connection: &Connection, batch: &Batch, mid_block: u64, doors: &mut Bound) -> Result<()> {
     for piece in batch.changes.chunks(DELETIONS_PER_TRANSACTION) {
-        write_whole(connection, batch, piece, mid_block)?;
+        write_whole(connection, batch, piece, mid_block, doors)?;
         checkpoint(connection, Checkpoint::Truncate)?;
     }
     vacuum(connection, PAGES_FREED)?;
@@ -51,24 +55,25 @@ pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
     transaction.commit()
 }
 
-fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64) -> Result<()> {
+fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, doors: &mut Bound) -> Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
     for change in changes {
-        apply(&transaction, &mut messages, change, batch.stamp.service)?;
+        apply(&transaction, &mut messages, change, batch.stamp.service, doors)?;
     }
     drop(messages);
+    doors.keep(&transaction)?;
     meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
     transaction.commit()
 }
 
-fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64) -> Result<Vec<usize>> {
+fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, doors: &mut Bound) -> Result<Vec<usize>> {
     let mut refused = Vec::new();
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
     for (index, change) in batch.changes.iter().enumerate() {
         // No savepoint: a statement that fails leaves nothing behind, and no change has one that can fail after another.
-        match apply(&transaction, &mut messages, change, batch.stamp.service) {
+        match apply(&transaction, &mut messages, change, batch.stamp.service, doors) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
                 refused.push(index);
@@ -77,13 +82,14 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64) -> Resul
         }
     }
     drop(messages);
+    doors.keep(&transaction)?;
     meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
     transaction.commit()?;
     Ok(refused)
 }
 
 /// `service`: the service time of the batch, ms.
-fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change, service: u64) -> Result<()> {
+fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change, service: u64, doors: &mut Bound) -> Result<()> {
     match change {
         Change::SaveMessage { message, receivers } => messages.save(message, receivers),
         Change::DeleteMessage(mid) => messages.delete(*mid),
@@ -97,9 +103,9 @@ fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change, 
         Change::SaveReport { mid, line } => reports::save(connection, *mid, line, service),
         Change::CloseReport { mid, state, at } => reports::close(connection, *mid, *state, *at, service),
         Change::ForgetReports { before, keep } => reports::forget(connection, *before, *keep),
-        Change::LogDoor(entry) => door_log::add(connection, entry, service),
+        Change::LogDoor(entry) => door_log::add(connection, entry, service).map(|added| doors.add(added)),
         Change::SettleDoor { id, ok, reason } => door_log::settle(connection, *id, *ok, reason.as_deref()),
-        Change::ForgetDoorLogBefore(service) => door_log::forget_before(connection, *service),
+        Change::ForgetDoorLogBefore(service) => door_log::forget_before(connection, *service).map(|removed| doors.remove(removed)),
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, Result};
+use rusqlite::{Connection, ErrorCode, Result, Row};
 
 use crate::store::cause::{Cause, cause};
 use crate::store::columns::get_number;
 use crate::store::connection::open_reader;
 use crate::store::fault::Fault;
-use crate::store::migrate;
+use crate::store::{aliases, door_log, keys, messages, meta, migrate, reports};
 
 /// The tables that a database of any version has: a file without them is not Porter's.
 const TABLES: [&str; 8] = ["alias", "door_log", "ended", "message", "meta", "opts_id", "report", "subscription"];
@@ -42,6 +42,8 @@ pub struct Contents {
     pub deliveries: u64,
     /// Entries of the door log.
     pub door_log: u64,
+    /// Rows that are not as they were written, if that was looked for; the others can be used.
+    pub damaged_rows: u64,
     /// Bytes of the file as far as it holds anything.
     pub bytes: u64,
 }
@@ -67,8 +69,39 @@ pub(super) fn open_whole(path: &Path) -> std::result::Result<(Connection, Conten
     if !contradictions.is_empty() {
         return Err(bad(contradictions.join("; ")));
     }
-    let contents = contents(&connection).map_err(failed)?;
+    if found == migrate::KNOWN {
+        meta::read(&connection).map_err(failed)?;
+    }
+    let damaged_rows = damaged_rows(&connection, found).map_err(failed)?;
+    let contents = Contents { damaged_rows, ..contents(&connection).map_err(failed)? };
     Ok((connection, contents))
+}
+
+/// How many rows are not as they were written, which SQLite's own check does not see. Those of an older `version` have no checks.
+pub(super) fn damaged_rows(connection: &Connection, version: u32) -> Result<u64> {
+    if version < migrate::KNOWN {
+        return Ok(0);
+    }
+    Ok(unreadable(connection, aliases::ALL, aliases::get)?
+        + unreadable(connection, aliases::ALL_SUBSCRIPTIONS, aliases::get_subscription)?
+        + unreadable(connection, messages::ALL_WHOLE, messages::get_whole)?
+        + unreadable(connection, messages::ALL_ENDED, messages::get_ended)?
+        + unreadable(connection, keys::ALL, keys::get)?
+        + unreadable(connection, reports::ALL, reports::get_any)?
+        + unreadable(connection, door_log::ALL, door_log::get)?)
+}
+
+fn unreadable<T>(connection: &Connection, sql: &str, get: fn(&Row<'_>) -> Result<T>) -> Result<u64> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(())?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        match get(row) {
+            Err(error) if cause(&error) == Cause::Value => count += 1,
+            read => drop(read?),
+        }
+    }
+    Ok(count)
 }
 
 /// Whether the database has Porter's tables and its counters.
@@ -110,6 +143,7 @@ pub(super) fn contents(connection: &Connection) -> Result<Contents> {
             messages: get_number(row, 5)?,
             deliveries: get_number(row, 6)?.saturating_sub(get_number(row, 7)?),
             door_log: get_number(row, 8)?,
+            damaged_rows: 0,
             bytes: get_number(row, 9)?,
         })
     })?;
@@ -166,6 +200,26 @@ mod tests {
         assert_eq!((found.version, found.mid_block, found.service, found.wall), (migrate::KNOWN, 1, 100, 5_001));
         assert_eq!((found.aliases, found.messages, found.deliveries, found.door_log), (2, 2, 2, 0));
         assert!(found.bytes > 0 && found.bytes.is_multiple_of(4_096));
+    }
+
+    #[test]
+    fn rows_that_are_not_as_they_were_written_are_counted() {
+        let scratch = Scratch::new();
+        filled(&scratch);
+        for (damaged, sql) in [
+            "UPDATE message SET body = '3' WHERE body = '2'",
+            "UPDATE alias SET last_seen = last_seen + 1 WHERE id = 1",
+            "UPDATE ended SET crc = crc + 1",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            scratch.edit(sql);
+            assert_eq!(open_whole(&scratch.file("porter.db")).unwrap().1.damaged_rows, damaged as u64 + 1, "{sql}");
+        }
+        // What would be set aside at the next start is no database to go back to.
+        scratch.edit("UPDATE meta SET next_alias = next_alias + 1");
+        assert!(matches!(open_whole(&scratch.file("porter.db")), Err(Fault::NotWhole { .. })));
     }
 
     #[test]

@@ -168,3 +168,38 @@ fn documents_name_only_what_is_there() {
 fn is_plain(part: &str) -> bool {
     !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c) || c.is_ascii_uppercase())
 }
+
+#[test]
+fn each_error_and_warning_of_the_log_stands_in_the_installers_tables() {
+    let pages = ["docs/installer.md", "docs/installer.zh.md"].map(|page| (page, fs::read_to_string(root().join(page)).unwrap()));
+    let mut seen = 0;
+    let mut missing = Vec::new();
+    // The commands for trying things out have no log.
+    for source in files(&root().join("src"), "rs").iter().filter(|source| !is_test(source) && !source.ends_with("cli/client.rs")) {
+        for name in log_names(&product(source)) {
+            seen += 1;
+            let quoted = |page: &str| {
+                page.contains(&format!("`{name}`")) || page.contains(&format!("={name}`")) || page.contains(&format!("`{name} "))
+            };
+            missing.extend(pages.iter().filter(|(_, text)| !quoted(text)).map(|(page, _)| format!("{page}: {name}")));
+        }
+    }
+    assert!(seen > 40, "only {seen} were found");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The names that a source gives its errors and warnings: the first word, or what stands behind `store event=`.
+fn log_names(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for level in ["log::error!(", "log::warn!("] {
+        for call in text.split(level).skip(1) {
+            let Some(line) = call.trim_start().strip_prefix('"') else { continue };
+            let line = line.strip_prefix("store event=").or_else(|| line.strip_prefix("store state=")).unwrap_or(line);
+            let name: String = line.chars().take_while(|letter| letter.is_ascii_lowercase() || *letter == '_').collect();
+            if !name.is_empty() {
+                names.insert(name);
+            }
+        }
+    }
+    names
+}

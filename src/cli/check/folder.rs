@@ -127,9 +127,10 @@ fn stored(folder: &Path, findings: &mut Findings) -> Option<u64> {
         return None;
     }
     keyring(folder, has_key, findings);
-    numbers(folder, &mids, &database, findings);
+    numbers(&mids, &database, findings);
     let newest_wall = database.as_ref().ok().and_then(Option::as_ref).map(|facts| facts.newest_wall);
     self::database(folder, &mids, database, findings);
+    damaged_copies(folder, findings);
     newest_wall
 }
 
@@ -154,11 +155,12 @@ fn keyring(folder: &Path, has_key: bool, findings: &mut Findings) {
 }
 
 /// The file `mids` against the database's own copy of what it says.
-fn numbers(folder: &Path, mids: &Result<Option<u64>, Fault>, database: &Result<Option<Facts>, Fault>, findings: &mut Findings) {
+fn numbers(mids: &Result<Option<u64>, Fault>, database: &Result<Option<Facts>, Fault>, findings: &mut Findings) {
     let known = database.as_ref().ok().and_then(Option::as_ref).map(|facts| facts.mid_block);
     match (mids, known) {
         (Err(fault @ Fault::BadMids { .. }), _) => {
-            findings.wrong("mids", fault.to_string(), Mend::Run(format!("rm {}", quoted(&folder.join("mids")))));
+            let mend = "bring your copy of the file back; without one start porter, which goes on well above all numbers that were used";
+            findings.wrong("mids", fault.to_string(), Mend::Do(mend.to_owned()));
         }
         (Err(fault), _) => findings.wrong("mids", Chain(fault).to_string(), Mend::Do("see what the disk says: dmesg".to_owned())),
         (Ok(None), _) => {
@@ -187,6 +189,13 @@ fn database(folder: &Path, mids: &Result<Option<u64>, Fault>, found: Result<Opti
             Integrity::Damaged(why) => {
                 findings.wrong("database", format!("porter.db is damaged: {why}. Stop porter and restore a backup"), restore());
             }
+            Integrity::Rows(count) => {
+                let text = format!(
+                    "{count} rows of porter.db are not as they were written: those messages or aliases are left out. The disk damages \
+                     what it keeps. Stop porter and restore a backup to have them back"
+                );
+                findings.wrong("database", text, restore());
+            }
             Integrity::Unknown => {
                 let text = format!("too large to be read in {} s; what was read is whole", INTEGRITY_WAIT.as_secs());
                 let command = format!("sqlite3 -readonly {} 'PRAGMA integrity_check'", quoted(&folder.join("porter.db")));
@@ -207,6 +216,17 @@ fn database(folder: &Path, mids: &Result<Option<u64>, Fault>, found: Result<Opti
         }
         Err(fault) => findings.wrong("database", Chain(&fault).to_string(), restore()),
     }
+}
+
+/// Damaged databases that were set aside: what waited in them is still there, and an alarm lasts only until the next start.
+fn damaged_copies(folder: &Path, findings: &mut Findings) {
+    let copies = health::copies(folder);
+    if copies.is_empty() {
+        return;
+    }
+    let text = format!("damaged databases were set aside: {}. What waited in them is not delivered", names(&copies));
+    let mend = "restore a backup, or rescue what can be read (sqlite3 FILE .recover); then delete it with what is beside it";
+    findings.warning("copies", text, Mend::Do(mend.to_owned()));
 }
 
 /// The name of an account, or its number where it has none.
