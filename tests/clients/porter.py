@@ -16,7 +16,8 @@ BINARY = os.environ.get("PORTER_BINARY", str(pathlib.Path(__file__).resolve().pa
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PORTER_")}
 # How long anything may take before a test has failed: generous, since machines are shared.
 DEADLINE = 30
-PORTS = {"tcp": r"tcp://.*:(\d+)", "rest": r"management .*http://[^/]*:(\d+)", "socketio": r"phones .*http://[^/]*:(\d+)"}
+PORTS = {"tcp": r"tcp://.*:(\d+)", "rest": r"management .*http://[^/]*:(\d+)", "socketio": r"phones .*http://[^/]*:(\d+)",
+         "websocket": r"ws://[^/]*:(\d+)"}
 
 
 class Porter:

@@ -9,8 +9,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 
-import { report } from './count.mjs';
-import { Porter } from './porter.mjs';
+import { report } from './count.js';
+import { Porter } from './porter.js';
 
 const CHROMIUM = process.env.CHROMIUM ?? 'chromium';
 const FLAGS = [
@@ -18,9 +18,9 @@ const FLAGS = [
     '--disable-component-update', '--disable-sync', '--no-proxy-server', '--host-resolver-rules=MAP *.test 127.0.0.1',
 ];
 const FILES = {
-    '/': ['text/html', '<!doctype html><meta charset="utf-8"><title>clients</title><link rel="icon" href="data:,"><script type="module" src="/page.mjs"></script>'],
-    '/page.mjs': ['text/javascript', readFileSync(new URL('page.mjs', import.meta.url))],
-    '/cases.mjs': ['text/javascript', readFileSync(new URL('cases.mjs', import.meta.url))],
+    '/': ['text/html', '<!doctype html><meta charset="utf-8"><title>clients</title><link rel="icon" href="data:,"><script type="module" src="/socketio-page.js"></script>'],
+    '/socketio-page.js': ['text/javascript', readFileSync(new URL('socketio-page.js', import.meta.url))],
+    '/socketio-cases.js': ['text/javascript', readFileSync(new URL('socketio-cases.js', import.meta.url))],
     '/2.5.0.js': ['text/javascript', readFileSync(new URL('node_modules/socket.io-client/dist/socket.io.js', import.meta.url))],
     '/1.7.4.js': ['text/javascript', readFileSync(new URL('node_modules/socket.io-client-1/dist/socket.io.js', import.meta.url))],
 };

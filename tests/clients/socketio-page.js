@@ -1,7 +1,7 @@
 // What runs in the browser's page: the same cases as in Node, one client and transport after the other, each with its result told to
 // the page's own server. The peers that a page can't have (TCP, REST, the server's life) are reached through that server.
 
-import { CASES, connected, options } from './cases.mjs';
+import { CASES, connected, options } from './socketio-cases.js';
 
 async function call(name, ...args) {
     const answer = await fetch('/call', { method: 'POST', body: JSON.stringify({ name, args }) });

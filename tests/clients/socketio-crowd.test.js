@@ -5,10 +5,10 @@ import { after, test } from 'node:test';
 
 import io from 'socket.io-client';
 
-import { options } from './cases.mjs';
-import { report } from './count.mjs';
-import { DEADLINE_MS, Porter } from './porter.mjs';
-import { TRANSPORTS } from './socketio.mjs';
+import { options } from './socketio-cases.js';
+import { report } from './count.js';
+import { DEADLINE_MS, Porter } from './porter.js';
+import { TRANSPORTS } from './socketio.js';
 
 const CROWD = 500;
 let passed = 0;

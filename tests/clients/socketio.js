@@ -3,9 +3,9 @@
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 
-import { CASES, Phone, connected, options } from './cases.mjs';
-import { report } from './count.mjs';
-import { Porter } from './porter.mjs';
+import { CASES, Phone, connected, options } from './socketio-cases.js';
+import { report } from './count.js';
+import { Porter } from './porter.js';
 
 /** What the client is told of its transports. */
 export const TRANSPORTS = {
