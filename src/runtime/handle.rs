@@ -572,6 +572,8 @@ impl SocketIoLink {
             }
             // Under the lock that what is owed is pushed under: nothing can come before it.
             self.outbox.add(&mut Vec::new(), packets::connect);
+            // Or it would count as touched, and nothing that comes later would wake a poll.
+            self.outbox.flush(&mut Vec::new());
             Ok(())
         })
     }

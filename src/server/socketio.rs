@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::limits::SOCKETIO_BODY_BYTES_MAX;
 use crate::names::Alias;
-use crate::protocol::engineio::payload::{Body, Format};
+use crate::protocol::engineio::payload::Format;
 use crate::protocol::engineio::request::{BadRequest, Query, Route, Transport};
 use crate::protocol::http::head::Head;
 use crate::protocol::http::refusal::HttpRefusal;
@@ -190,9 +190,9 @@ impl SocketIo {
         }
     }
 
-    async fn post(&self, head: &Head, body: &[u8], came_at: u64, guard: PostGuard, query: &Query) -> Answer {
+    async fn post(&self, head: &Head, body: Vec<u8>, came_at: u64, guard: PostGuard, query: &Query) -> Answer {
         let format = Format::of(head.header("content-type"), query.jsonp.is_some());
-        let posted = guard.post(Body::new(format, body), came_at, self.terms.get().frame_max).await;
+        let posted = guard.post(body, format, came_at, self.terms.get().frame_max).await;
         let response = match posted {
             Ok(()) => Response::new(200, "text/html", "ok"),
             Err(why) => Response::new(why.status(), "application/json", why.json()),
@@ -303,7 +303,7 @@ impl Service for SocketIo {
         let Request { head, body, peer, came_at, ticket, .. } = request;
         if let Some(guard) = ticket.and_then(|ticket| ticket.downcast::<PostGuard>().ok()) {
             return match Query::parse(head.query().unwrap_or_default()) {
-                Ok(query) => self.post(&head, &body, came_at, *guard, &query).await,
+                Ok(query) => self.post(&head, body, came_at, *guard, &query).await,
                 Err(why) => self.refusal(&head, why).into(),
             };
         }

@@ -14,7 +14,9 @@
 //!   come: it has the answer before this side knows.
 //! - **A POST**: [`Input::PostArrived`] with its head; then, when its body is there, [`Input::Packet`] for each packet, or
 //!   [`Input::Malformed`] and no more; then [`Input::PostRead`]. If it breaks or is refused before that: [`Input::PostGone`]. Once
-//!   [`Output::AnswerPost`] or [`Output::CutPost`] names it, nothing more is to be said of it.
+//!   [`Output::AnswerPost`] or [`Output::CutPost`] names it, nothing more is to be said of it. Where its packets can't be acted on yet and
+//!   [`Connection::may_put_off`] holds, [`Input::PostPutOff`] answers it; the rest of its packets and [`Input::PostRead`] follow, and until
+//!   then [`Connection::has_rest`]: nothing that came later is to be given.
 //! - **A WebSocket** that asks for a session which exists: [`Input::WebsocketArrived`] once it is open, [`Input::Packet`] for each
 //!   frame, [`Input::WebsocketGone`] when it is closed or lost. A session that begins on a WebSocket begins with that id.
 //! - **The queue**: [`Input::Queued`] when a packet was added, while the session is on polling. After [`Output::Upgraded`] the caller writes
@@ -64,6 +66,8 @@ pub enum Input<'a> {
     PostArrived(RequestId),
     /// All of a POST's packets were given.
     PostRead(RequestId),
+    /// A POST is to be answered, though not all of its packets were given.
+    PostPutOff(RequestId),
     /// A POST's connection broke before its body was read, or its body was refused for its size.
     PostGone(RequestId),
     /// A WebSocket is open for this session.
@@ -251,6 +255,8 @@ pub struct Connection {
     poll: Poll,
     /// The POST that is being read.
     post: Option<RequestId>,
+    /// The POST that is answered, and not wholly read.
+    rest: Option<RequestId>,
     /// Packets may be queued, as far as this side knows.
     queued: bool,
     /// A ping is not answered yet. Many pings are answered by one pong: it says no more than that this side is there.
@@ -273,7 +279,7 @@ impl Connection {
     }
 
     fn begun(phase: Phase, now: u64) -> Connection {
-        Connection { phase, poll: Poll::None, post: None, queued: false, owes_pong: false, heard_at: now }
+        Connection { phase, poll: Poll::None, post: None, rest: None, queued: false, owes_pong: false, heard_at: now }
     }
 
     /// Which transport requests must name.
@@ -324,6 +330,7 @@ impl Connection {
             (_, Input::PollGone(id)) => self.poll_gone(id, out),
             (_, Input::PostArrived(id)) => self.post_arrived(id, out),
             (_, Input::PostRead(id)) => self.post_read(id, out),
+            (_, Input::PostPutOff(id)) => self.put_off(id, out),
             (_, Input::PostGone(id)) if self.post == Some(id) => {
                 self.post = None;
                 self.end(End::PostBroken, out);
@@ -356,9 +363,24 @@ impl Connection {
         self.answer_waiting(out);
     }
 
+    /// Whether a POST may be answered before it is read: its client has been told that the WebSocket works, and polls no more until its
+    /// POST is answered. If that POST waited for a poll to make room, neither would ever end.
+    #[must_use]
+    pub fn may_put_off(&self) -> bool {
+        matches!(self.phase, Phase::Probed { .. }) && self.rest.is_none()
+    }
+
+    /// Whether a POST that is answered already has packets that were not given yet.
+    #[must_use]
+    pub fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Whether packets that come by `id` are the session's.
     fn carries(&self, id: RequestId) -> bool {
-        self.post == Some(id) || matches!(self.phase, Phase::Switching { ws, .. } | Phase::Websocket { ws } if ws == id)
+        self.post == Some(id)
+            || self.rest == Some(id)
+            || matches!(self.phase, Phase::Switching { ws, .. } | Phase::Websocket { ws } if ws == id)
     }
 
     /// Answers the poll that waits, if there is reason to.
@@ -440,6 +462,16 @@ impl Connection {
     fn post_read(&mut self, id: RequestId, out: &mut Vec<Output>) {
         if self.post == Some(id) {
             self.post = None;
+            out.push(Output::AnswerPost(id, PostAnswer::Ok));
+        } else if self.rest == Some(id) {
+            self.rest = None;
+        }
+    }
+
+    fn put_off(&mut self, id: RequestId, out: &mut Vec<Output>) {
+        if self.post == Some(id) && self.may_put_off() {
+            self.post = None;
+            self.rest = Some(id);
             out.push(Output::AnswerPost(id, PostAnswer::Ok));
         }
     }
@@ -525,6 +557,7 @@ impl Connection {
             out.push(Output::CloseWebsocket(ws));
         }
         self.poll = Poll::None;
+        self.rest = None;
         self.phase = Phase::Ended;
         out.push(Output::Ended(end));
     }

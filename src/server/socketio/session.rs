@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_std::net::TcpStream;
@@ -18,7 +18,7 @@ use crate::names::Alias;
 use crate::protocol::engineio::Malformed;
 use crate::protocol::engineio::connection::{Connection, Filled, Input, Output, PollAnswer, PostAnswer, RequestId, fill};
 use crate::protocol::engineio::packet::{self, Data, Kind, Packet};
-use crate::protocol::engineio::payload::{self, Body, Encoding};
+use crate::protocol::engineio::payload::{self, Body, Encoding, Format};
 use crate::protocol::engineio::request::{self, BadRequest, Query, Sid, Transport};
 use crate::protocol::events::Event;
 use crate::protocol::frame::Request;
@@ -60,8 +60,23 @@ struct State {
     posts: Vec<(RequestId, PostAnswer)>,
     /// A WebSocket that is not the session's yet.
     probing: Option<(RequestId, TcpStream)>,
+    /// Who waits for the rest of a POST to be read, and the POST that waits for an upgrade to begin: three at most.
+    waiting: Vec<Waker>,
     /// When the hub was last told of a ping: monotonic, µs.
     heard_told: u64,
+}
+
+impl State {
+    fn wait(&mut self, context: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            self.waiting.push(context.waker().clone());
+        }
+    }
+
+    /// Those who wait look again whether they still must.
+    fn wake_waiting(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
 }
 
 /// Frames that came together.
@@ -111,6 +126,7 @@ impl Session {
             polls: Vec::new(),
             posts: Vec::new(),
             probing: None,
+            waiting: Vec::new(),
             heard_told: now,
         };
         Session { sid, base64, link, requests: AtomicU64::new(OPENING.0 + 1), state: Mutex::new(state), table }
@@ -197,7 +213,10 @@ impl Session {
                 // It finds its session ended when its body is there.
                 Output::CutPost(_) => {}
                 Output::Deliver => delivers = true,
-                Output::SendWebsocket(id, packet) => self.send(state, id, packet),
+                Output::SendWebsocket(id, packet) => {
+                    self.send(state, id, packet);
+                    state.wake_waiting();
+                }
                 Output::CloseWebsocket(id) => self.close_websocket(state, id),
                 Output::Upgraded(id) => {
                     if let Some((_, stream)) = state.probing.take_if(|(probing, _)| *probing == id) {
@@ -208,6 +227,7 @@ impl Session {
                     log::debug!("socketio_ended reason=\"{}\"", end.reason());
                     self.link.leave();
                     self.link.outbox().wake();
+                    state.wake_waiting();
                     if let Some(table) = self.table.upgrade() {
                         table.remove(&self.sid);
                     }
@@ -307,6 +327,34 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Whether a POST that came earlier is still being read; `context` is woken when that may have changed.
+    pub(super) fn has_rest(&self, context: &Context<'_>) -> bool {
+        let mut state = self.state();
+        let has_rest = state.machine.has_rest();
+        if has_rest {
+            state.wait(context);
+        }
+        has_rest
+    }
+
+    /// Whether what comes by this WebSocket is to wait until an earlier POST is read.
+    pub(super) fn holds(&self, id: RequestId) -> bool {
+        let state = self.state();
+        state.machine.has_rest() && state.machine.websocket() == Some(id)
+    }
+
+    /// Answers a POST whose packets must wait, if that must be; `context` is woken when that may have changed.
+    fn puts_off(&self, id: RequestId, context: &Context<'_>) -> bool {
+        let mut state = self.state();
+        let puts_off = state.machine.may_put_off();
+        if puts_off {
+            self.act(&mut state, Input::PostPutOff(id));
+        } else {
+            state.wait(context);
+        }
+        puts_off
     }
 
     /// Hands a batch to the hub when it is its turn. `at`: when it came, monotonic, µs. False: the session is over.
@@ -489,37 +537,49 @@ impl PostGuard {
         PostGuard { session, id, over: false }
     }
 
-    /// Reads its body, which came at that time: monotonic, µs.
+    /// Reads its body, which came at that time: monotonic, µs. Where the hub takes no more just now it is put off: answered at once and
+    /// read on by a task of its own, if its client would else wait for the answer and this side for its polls.
     ///
     /// # Errors
     /// What it is answered instead of `ok`.
-    pub(super) async fn post(mut self, body: Result<Body<'_>, Malformed>, came_at: u64, frame_max: usize) -> Result<(), BadRequest> {
+    pub(super) async fn post(mut self, body: Vec<u8>, format: Format, came_at: u64, frame_max: usize) -> Result<(), BadRequest> {
         self.over = true;
-        let session = &self.session;
-        match body {
-            Ok(body) => {
-                let mut batch = Batch::default();
-                for packet in body.packets() {
-                    if !session.read(self.id, packet, frame_max, &mut batch) {
-                        break;
-                    }
-                    if batch.is_full() && !session.hand_over(&mut batch, came_at).await {
-                        break;
-                    }
-                }
-                session.hand_over(&mut batch, came_at).await;
-                session.handle(Input::PostRead(self.id));
-            }
-            Err(_) => session.handle(Input::Malformed(self.id)),
+        let (session, id) = (Arc::clone(&self.session), self.id);
+        let mut reading = Box::pin(read_body(Arc::clone(&session), id, body, format, came_at, frame_max));
+        let is_read = poll_fn(|context| {
+            let is_read = reading.as_mut().poll(context).is_ready();
+            if is_read || session.puts_off(id, context) { Poll::Ready(is_read) } else { Poll::Pending }
+        })
+        .await;
+        if !is_read {
+            async_std::task::spawn(reading);
         }
         let mut state = session.state();
-        let at = state.posts.iter().position(|(waiting, _)| *waiting == self.id);
+        let at = state.posts.iter().position(|(waiting, _)| *waiting == id);
         match at.map(|at| state.posts.swap_remove(at).1) {
             Some(PostAnswer::Ok) => Ok(()),
             Some(PostAnswer::Refuse(why)) => Err(why),
             Some(PostAnswer::Failed) | None => Err(BadRequest::Method),
         }
     }
+}
+
+/// Reads the packets of a POST's body and hands them over, behind those of an earlier one.
+async fn read_body(session: Arc<Session>, id: RequestId, body: Vec<u8>, format: Format, came_at: u64, frame_max: usize) {
+    poll_fn(|context| if session.has_rest(context) { Poll::Pending } else { Poll::Ready(()) }).await;
+    let Ok(body) = Body::new(format, &body) else { return session.handle(Input::Malformed(id)) };
+    let mut batch = Batch::default();
+    for packet in body.packets() {
+        if !session.read(id, packet, frame_max, &mut batch) {
+            break;
+        }
+        if batch.is_full() && !session.hand_over(&mut batch, came_at).await {
+            break;
+        }
+    }
+    session.hand_over(&mut batch, came_at).await;
+    session.handle(Input::PostRead(id));
+    session.state().wake_waiting();
 }
 
 impl Drop for PostGuard {

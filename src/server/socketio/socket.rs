@@ -89,6 +89,9 @@ impl Socket {
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<(Batch, bool)> {
         let mut batch = Batch::default();
         for _ in 0..READS_PER_TURN {
+            if self.session.holds(self.id) && self.session.has_rest(context) {
+                return Poll::Pending;
+            }
             let is_over = !self.decode(&mut batch);
             if is_over || batch.is_something() {
                 return Poll::Ready((batch, is_over));
@@ -123,7 +126,7 @@ impl Socket {
     /// Decodes what is there until the batch is full. False: nothing more is to be read.
     fn decode(&mut self, batch: &mut Batch) -> bool {
         let goes_on = loop {
-            if batch.is_full() {
+            if batch.is_full() || self.session.holds(self.id) {
                 break true;
             }
             let goes_on = match self.decoder.next_item() {
