@@ -265,7 +265,7 @@ fn a_restore_beside_a_running_server_is_refused_and_touches_nothing() {
 /// All files of the data folder with their bytes.
 fn state(folder: &Folder) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = fs::read_dir(folder.data()).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|path| !path.ends_with("reserve")).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    files.filter(|path| path.is_file() && !path.ends_with("reserve")).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 #[test]
@@ -439,6 +439,7 @@ fn what_root_restores_belongs_to_the_account_that_the_folder_belongs_to() {
     for entry in fs::read_dir(folder.data()).unwrap() {
         let entry = entry.unwrap();
         let file = entry.metadata().unwrap();
-        assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (ACCOUNT, ACCOUNT, 0o600), "{:?}", entry.file_name());
+        let mode = if file.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (ACCOUNT, ACCOUNT, mode), "{:?}", entry.file_name());
     }
 }

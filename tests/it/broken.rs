@@ -232,7 +232,7 @@ fn copy(of: &Path, to: &Path) {
         if name == "reserve" {
             // A hole: 200 of them would fill the disk.
             fs::File::create(to.join(name)).unwrap().set_len(RESERVE_BYTES).unwrap();
-        } else {
+        } else if from.is_file() {
             fs::copy(&from, to.join(name)).unwrap();
         }
     }

@@ -57,7 +57,7 @@ impl Site {
         let folder = Folder::new();
         let from = self.folder.path().display();
         let site = Site { folder, flags: self.flags.clone(), variables: Vec::new() };
-        site.shell(&format!("cp {from}/BACKUP . && mkdir -m 700 data && cd data && cp -p {from}/data/[!r]* {from}/data/revoked ."));
+        site.shell(&format!("cp {from}/BACKUP . && mkdir -m 700 data && cd data && cp -rp {from}/data/[!r]* {from}/data/revoked ."));
         site
     }
 
