@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_std::net::TcpStream;
 use futures::channel::oneshot;
 
 use crate::hub::effects::Effect;
@@ -23,6 +22,7 @@ use crate::runtime::clock::{self, Clock};
 use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
 use crate::runtime::packets;
+use crate::runtime::socket::Socket;
 use crate::store::StoreHandle;
 use crate::token::Claims;
 
@@ -151,7 +151,7 @@ impl Handle {
 
     /// A new TCP link.
     #[must_use]
-    pub fn open_tcp(&self, stream: TcpStream, address: IpAddr) -> TcpLink {
+    pub fn open_tcp(&self, stream: Socket, address: IpAddr) -> TcpLink {
         let now = self.shared.clock.now();
         let mut core = self.shared.core();
         let id = core.hub.open(now, Opening { transport: Transport::Tcp, address, claims: None });
@@ -385,7 +385,7 @@ impl TcpLink {
 
     /// Its socket, to read from.
     #[must_use]
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Socket {
         self.outbox.stream().expect("a TCP link is opened with its socket")
     }
 
@@ -450,7 +450,7 @@ impl SocketIoLink {
     }
 
     /// From now on everything goes by this WebSocket, beginning with what waits.
-    pub fn attach(&self, stream: TcpStream) {
+    pub fn attach(&self, stream: Socket) {
         self.outbox.attach(stream);
     }
 

@@ -13,3 +13,4 @@ pub mod outbox;
 mod packets;
 pub mod readiness;
 pub mod shutdown;
+pub mod socket;
