@@ -37,7 +37,8 @@ fn check(text: &str) -> Result<(), BadName> {
     if text.len() > NAME_BYTES_MAX {
         return Err(BadName::TooLong);
     }
-    if text.chars().any(char::is_control) {
+    let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if !is_plain && text.chars().any(char::is_control) {
         return Err(BadName::Control);
     }
     Ok(())

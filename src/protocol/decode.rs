@@ -1,8 +1,9 @@
 //! Frames to values (Protocol §2 to §7): reading never fails, a frame that breaks a rule becomes [`Body::Refused`].
 //!
-//! A frame is read twice: the outer pass checks that all of it is JSON and notes where the members are (`Members`), the
-//! inner one reads those that the frame's type has. Nothing is copied before it has proved to be what it must be, and
-//! nested values are skipped without recursion, so the depth of a `msg` costs no stack.
+//! A frame is read twice: the outer pass checks that all of it is JSON and notes where the members are (`Members`; `flat`
+//! does so for usual frames, serde_json for all others), the inner one reads those that the frame's type has. Nothing is
+//! copied before it has proved to be what it must be, and nested values are skipped without recursion, so the depth of a
+//! `msg` costs no stack.
 //! It knows no link, no alias bound to one, no size limit of a frame (that is `line`'s and the HTTP body's) and no event.
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use crate::limits::{
     TIME_TO_LIVE_MAX_S,
 };
 use crate::names::{Alias, BadName, Mid, RoomName, Topic, UserName};
+use crate::protocol::flat;
 use crate::protocol::frame::{BindKind, Body, DoorAnswer, DoorFrame, DoorKind, Mids, Num, Publish, Receivers, Request};
 use crate::protocol::refusal::{Code, Refusal};
 
@@ -52,7 +54,7 @@ fn acknowledgement(text: &[u8]) -> Option<Request> {
 fn read(event: Option<i32>, is_served: fn(i32) -> bool, text: &[u8]) -> Request {
     let mut request = Request { body: Body::Refused(BAD_JSON), num: None, token: None };
     let Ok(text) = std::str::from_utf8(text) else { return request };
-    let Ok(members) = serde_json::from_str::<Members<'_>>(text) else { return request };
+    let Some(members) = Members::of(text) else { return request };
     let token = members.token().map(|token| request.token = token);
     let num = members.num().map(|num| request.num = num);
     // Both are read before either may refuse: a refusal carries the num back, and the token counts all the same.
@@ -93,7 +95,24 @@ members! {
 }
 
 /// The known members of one JSON object, as the text they were written in. Others are skipped; of equals the last stays.
-struct Members<'a>([Option<&'a RawValue>; Member::COUNT]);
+struct Members<'a>([Option<&'a str>; Member::COUNT]);
+
+impl<'a> Members<'a> {
+    /// Those of an object; `None`: the text is none.
+    fn of(text: &'a str) -> Option<Members<'a>> {
+        let mut members = Members([None; Member::COUNT]);
+        match flat::members(text, |name, value| members.put(name, value)) {
+            Some(()) => Some(members),
+            None => serde_json::from_str(text).ok(),
+        }
+    }
+
+    fn put(&mut self, name: &str, value: &'a str) {
+        if let Some(member) = Member::named(name) {
+            self.0[member as usize] = Some(value);
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -106,14 +125,14 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = [None; Member::COUNT];
+                let mut members = Members([None; Member::COUNT]);
                 // A name is taken raw as well: escapes in it are legal, also those that make no text and so no known name.
                 while let Some((name, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
-                    if let Some(member) = string(name).and_then(|name| Member::named(&name)) {
-                        members[member as usize] = Some(value);
+                    if let Some(name) = string(name.get()) {
+                        members.put(&name, value.get());
                     }
                 }
-                Ok(Members(members))
+                Ok(members)
             }
         }
         deserializer.deserialize_map(Object)
@@ -130,9 +149,9 @@ impl Members<'_> {
         }
         let member = if self.get(Member::T).is_none() && self.get(Member::Type).is_some() { Member::Type } else { Member::T };
         let raw = self.required(member)?;
-        let digits = match raw.get().as_bytes() {
+        let digits = match raw.as_bytes() {
             [b'"', ..] => string(raw).unwrap_or_default(),
-            _ if is_number(raw) => Cow::Borrowed(raw.get()),
+            _ if is_number(raw) => Cow::Borrowed(raw),
             _ => return Err(bad(member)),
         };
         // `parse` would take `+6`, `06` and `-05` as well.
@@ -171,10 +190,10 @@ impl Members<'_> {
             "publish_to_alias" => Receivers::Aliases(self.names(Member::Alias, Alias::new)?),
             _ => return Err(bad(Member::Method)),
         };
-        let msg = on_one_line(self.required(Member::Msg)?.get()).into();
+        let msg = on_one_line(self.required(Member::Msg)?).into();
         let mut publish = Publish { to, msg, time_to_live: TIME_TO_LIVE_DEFAULT_S, id: None, receipt: false };
         match self.get(Member::Opts) {
-            Some(raw) if raw.get() != "null" => options(raw, &mut publish)?,
+            Some(raw) if raw != "null" => options(raw, &mut publish)?,
             _ => {}
         }
         Ok(publish)
@@ -186,14 +205,14 @@ impl Members<'_> {
         let text = self.without_token(text);
         let text = on_one_line(text.trim_ascii());
         let text: Arc<str> = if from_event && self.get(Member::T).is_none() { with_type(kind, &text).into() } else { text.into() };
-        let wait = self.get(Member::Wait).is_some_and(|raw| raw.get() == "true");
+        let wait = self.get(Member::Wait).is_some_and(|raw| raw == "true");
         Ok(Body::Door(Box::new(DoorFrame { kind, room, user, extended: self.extended(), wait, text })))
     }
 
     /// The text of a frame with its token blanked: what is relayed to a room must not let its members act as the sender.
     /// Only that member's text goes: the same text elsewhere is part of what is said.
     fn without_token<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let Some(token) = self.get(Member::Token).map(RawValue::get) else { return text.into() };
+        let Some(token) = self.get(Member::Token) else { return text.into() };
         // The members are slices of the text.
         let at = token.as_ptr().addr() - text.as_ptr().addr();
         format!("{}\"\"{}", &text[..at], &text[at + token.len()..]).into()
@@ -218,11 +237,11 @@ impl Members<'_> {
 
 /// Members that several frames have, and how each is read.
 impl<'a> Members<'a> {
-    fn get(&self, member: Member) -> Option<&'a RawValue> {
+    fn get(&self, member: Member) -> Option<&'a str> {
         self.0[member as usize]
     }
 
-    fn required(&self, member: Member) -> Result<&'a RawValue, Refusal> {
+    fn required(&self, member: Member) -> Result<&'a str, Refusal> {
         self.get(member).ok_or(missing(member))
     }
 
@@ -236,11 +255,10 @@ impl<'a> Members<'a> {
 
     fn num(&self) -> Result<Option<Num>, Refusal> {
         let Some(raw) = self.get(Member::Num) else { return Ok(None) };
-        let text = raw.get();
-        if text.len() > NUM_BYTES_MAX || !(text.starts_with('"') || is_number(raw)) {
+        if raw.len() > NUM_BYTES_MAX || !(raw.starts_with('"') || is_number(raw)) {
             return Err(bad(Member::Num));
         }
-        Ok(Some(Num::new(text)))
+        Ok(Some(Num::new(raw)))
     }
 
     fn token(&self) -> Result<Option<Box<str>>, Refusal> {
@@ -253,15 +271,15 @@ impl<'a> Members<'a> {
     }
 
     fn extended(&self) -> bool {
-        self.get(Member::Ext).is_some_and(|raw| matches!(raw.get(), "1" | "\"1\"" | "true"))
+        self.get(Member::Ext).is_some_and(|raw| matches!(raw, "1" | "\"1\"" | "true"))
     }
 
     fn info(&self) -> Result<Option<Box<str>>, Refusal> {
         let Some(raw) = self.get(Member::Info) else { return Ok(None) };
-        if !raw.get().starts_with('{') || raw.get().len() > INFO_BYTES_MAX {
+        if !raw.starts_with('{') || raw.len() > INFO_BYTES_MAX {
             return Err(bad(Member::Info));
         }
-        Ok(Some(on_one_line(raw.get()).into()))
+        Ok(Some(on_one_line(raw).into()))
     }
 
     /// A string or an array of strings as names, each once in the order listed. The bound counts them as listed. An empty
@@ -310,15 +328,15 @@ impl<'a> Members<'a> {
 }
 
 /// `opts` of a publish (Protocol §4).
-fn options(raw: &RawValue, publish: &mut Publish) -> Result<(), Refusal> {
+fn options(raw: &str, publish: &mut Publish) -> Result<(), Refusal> {
     const OPTS: Refusal = Refusal::new(Code::BadField, "opts");
     const TIME_TO_LIVE: Refusal = Refusal::new(Code::BadField, "opts.time_to_live");
     const ID: Refusal = Refusal::new(Code::BadField, "opts.id");
     const RECEIPT: Refusal = Refusal::new(Code::BadField, "opts.receipt");
-    let opts: Members<'_> = serde_json::from_str(raw.get()).map_err(|_| OPTS)?;
+    let opts = Members::of(raw).ok_or(OPTS)?;
     if let Some(raw) = opts.get(Member::TimeToLive) {
         // Digits only: `parse` takes no fraction, exponent, minus or quotes, and JSON no plus.
-        let seconds = raw.get().parse().ok().filter(|&seconds| seconds <= TIME_TO_LIVE_MAX_S);
+        let seconds = raw.parse().ok().filter(|&seconds| seconds <= TIME_TO_LIVE_MAX_S);
         publish.time_to_live = seconds.ok_or(TIME_TO_LIVE)?;
     }
     if let Some(raw) = opts.get(Member::Id) {
@@ -340,35 +358,35 @@ fn bad(member: Member) -> Refusal {
 }
 
 /// The text of a JSON string; `None` for another value, and for escapes that make no text (half a surrogate pair).
-fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+fn string(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
         return Some(Cow::Borrowed(inner));
     }
-    serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+    serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
-fn boolean(raw: &RawValue) -> Option<bool> {
-    match raw.get() {
+fn boolean(raw: &str) -> Option<bool> {
+    match raw {
         "true" => Some(true),
         "false" => Some(false),
         _ => None,
     }
 }
 
-fn mid(raw: &RawValue) -> Option<Mid> {
-    if is_number(raw) { Mid::parse(raw.get()) } else { Mid::parse(&string(raw)?) }
+fn mid(raw: &str) -> Option<Mid> {
+    if is_number(raw) { Mid::parse(raw) } else { Mid::parse(&string(raw)?) }
 }
 
-fn is_number(raw: &RawValue) -> bool {
-    raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit())
+fn is_number(raw: &str) -> bool {
+    raw.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
 /// Gives the elements of a JSON array to `take` until it says no. Whether it was an array and all were taken. One by one:
 /// a list of what an element might be takes many times the room of its text.
-fn each<'a>(raw: &'a RawValue, take: impl FnMut(&'a RawValue) -> bool) -> bool {
+fn each<'a>(raw: &'a str, take: impl FnMut(&'a str) -> bool) -> bool {
     struct Elements<F>(F);
-    impl<'de, F: FnMut(&'de RawValue) -> bool> Visitor<'de> for Elements<F> {
+    impl<'de, F: FnMut(&'de str) -> bool> Visitor<'de> for Elements<F> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -376,15 +394,15 @@ fn each<'a>(raw: &'a RawValue, take: impl FnMut(&'a RawValue) -> bool) -> bool {
         }
 
         fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<(), A::Error> {
-            while let Some(element) = array.next_element()? {
-                if !(self.0)(element) {
+            while let Some(element) = array.next_element::<&'de RawValue>()? {
+                if !(self.0)(element.get()) {
                     return Err(A::Error::custom("not what this array may hold"));
                 }
             }
             Ok(())
         }
     }
-    serde_json::Deserializer::from_str(raw.get()).deserialize_seq(Elements(take)).is_ok()
+    serde_json::Deserializer::from_str(raw).deserialize_seq(Elements(take)).is_ok()
 }
 
 /// JSON text with the line breaks between its tokens made spaces, so that it fits a line. Inside a string a line break

@@ -4,6 +4,7 @@ pub mod decode;
 pub mod encode;
 pub mod engineio;
 pub mod events;
+mod flat;
 pub mod frame;
 pub mod http;
 pub mod line;

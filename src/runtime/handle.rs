@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_std::net::TcpStream;
 use futures::channel::oneshot;
 
 use crate::hub::effects::Effect;
@@ -28,6 +27,7 @@ use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
 use crate::runtime::room_outbox::{Pace, RoomOutbox};
+use crate::runtime::socket::Socket;
 use crate::store::StoreHandle;
 use crate::store::door_log::{DoorLine, DoorLogQuery};
 use crate::token::Claims;
@@ -238,7 +238,7 @@ impl Handle {
 
     /// A new TCP link.
     #[must_use]
-    pub fn open_tcp(&self, stream: TcpStream, address: IpAddr) -> TcpLink {
+    pub fn open_tcp(&self, stream: Socket, address: IpAddr) -> TcpLink {
         let now = self.shared.clock.now();
         let mut core = self.shared.core();
         let id = core.hub.open(now, Opening { transport: Transport::Tcp, address, claims: None });
@@ -250,7 +250,7 @@ impl Handle {
 
     /// A new member of a room.
     #[must_use]
-    pub fn open_room(&self, stream: TcpStream, address: IpAddr, claims: Option<Arc<Claims>>, path: &RoomPath) -> RoomLink {
+    pub fn open_room(&self, stream: Socket, address: IpAddr, claims: Option<Arc<Claims>>, path: &RoomPath) -> RoomLink {
         let pace = if path.key.kind == RoomKind::OneToMany { Pace::NewestPicture } else { Pace::All };
         let opening = Opening { transport: Transport::WebSocket, address, claims };
         let bounds = Arc::clone(&self.shared.bounds);
@@ -539,7 +539,7 @@ impl TcpLink {
 
     /// Its socket, to read from.
     #[must_use]
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Socket {
         self.outbox.stream().expect("a TCP link is opened with its socket")
     }
 
@@ -606,7 +606,7 @@ impl SocketIoLink {
     }
 
     /// From now on everything goes by this WebSocket, beginning with what waits.
-    pub fn attach(&self, stream: TcpStream) {
+    pub fn attach(&self, stream: Socket) {
         self.outbox.attach(stream);
     }
 
@@ -687,7 +687,7 @@ impl RoomLink {
 
     /// Its socket, to read from.
     #[must_use]
-    pub fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &Socket {
         self.outbox.stream()
     }
 

@@ -17,3 +17,4 @@ pub mod pictures;
 pub mod readiness;
 mod room_outbox;
 pub mod shutdown;
+pub mod socket;

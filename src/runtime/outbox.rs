@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use async_std::net::TcpStream;
 use futures::AsyncWrite;
 use futures::task::AtomicWaker;
 use rustix::io::Errno;
@@ -25,6 +24,7 @@ use crate::limits::{DOOR_FRAMES_QUEUED_MAX, DOOR_USER_TIMEOUT_MS, HEARD_EVERY, O
 use crate::names::LinkId;
 use crate::protocol::websocket::{self, Opcode};
 use crate::runtime::clock;
+use crate::runtime::socket::Socket;
 
 /// A closed link's socket goes after so long, also if the peer neither reads what is left nor closes its side.
 const LINGER: Duration = Duration::from_secs(2);
@@ -90,7 +90,7 @@ pub struct Outbox {
     link: LinkId,
     units: Units,
     /// None while a Socket.IO session polls.
-    stream: OnceLock<TcpStream>,
+    stream: OnceLock<Socket>,
     bounds: Arc<Bounds>,
     state: Mutex<State>,
     /// The link may hand over its next batch.
@@ -189,7 +189,7 @@ enum Written {
 
 impl Outbox {
     /// The outbox of a TCP link.
-    pub(super) fn of_lines(link: LinkId, stream: TcpStream, bounds: Arc<Bounds>) -> Outbox {
+    pub(super) fn of_lines(link: LinkId, stream: Socket, bounds: Arc<Bounds>) -> Outbox {
         Outbox::new(link, Units::Lines, OnceLock::from(stream), bounds)
     }
 
@@ -198,7 +198,7 @@ impl Outbox {
         Outbox::new(link, Units::Packets, OnceLock::new(), bounds)
     }
 
-    fn new(link: LinkId, units: Units, stream: OnceLock<TcpStream>, bounds: Arc<Bounds>) -> Outbox {
+    fn new(link: LinkId, units: Units, stream: OnceLock<Socket>, bounds: Arc<Bounds>) -> Outbox {
         Outbox {
             link,
             units,
@@ -217,7 +217,7 @@ impl Outbox {
 
     /// The socket, for the reading task; none while the session polls.
     #[must_use]
-    pub fn stream(&self) -> Option<&TcpStream> {
+    pub fn stream(&self) -> Option<&Socket> {
         self.stream.get()
     }
 
@@ -227,7 +227,7 @@ impl Outbox {
     }
 
     /// From now on all goes by this socket: what waits, and then all else. Once only.
-    pub(super) fn attach(self: &Arc<Self>, stream: TcpStream) {
+    pub(super) fn attach(self: &Arc<Self>, stream: Socket) {
         let state = self.state();
         let _ = self.stream.set(stream);
         let is_door = state.is_door;
@@ -430,7 +430,7 @@ impl Outbox {
     pub(super) fn cut(&self) {
         match self.stream.get() {
             // Fails only if it is cut already.
-            Some(stream) => drop(stream.shutdown(Shutdown::Both)),
+            Some(stream) => drop(stream.get_ref().shutdown(Shutdown::Both)),
             None => {
                 self.state().closing = true;
                 self.waits_for_units.wake();
@@ -495,7 +495,7 @@ impl Outbox {
         }
     }
 
-    fn write_to(&self, stream: &TcpStream, state: &mut State) -> Written {
+    fn write_to(&self, stream: &Socket, state: &mut State) -> Written {
         self.write(state, |chunk| {
             loop {
                 match send(stream, chunk, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -518,7 +518,7 @@ impl Outbox {
         state.account(&self.bounds);
         if let Some(stream) = self.stream.get() {
             // Fails only if it is cut already.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = stream.get_ref().shutdown(Shutdown::Both);
         }
     }
 
@@ -528,10 +528,10 @@ impl Outbox {
     }
 
     fn poll_write(&self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(mut stream) = self.stream.get() else { return Poll::Ready(()) };
+        let Some(stream) = self.stream.get() else { return Poll::Ready(()) };
         let mut state = self.state();
         let mut reads = false;
-        let written = self.write(&mut state, |chunk| match Pin::new(&mut stream).poll_write(context, chunk) {
+        let written = self.write(&mut state, |chunk| match Pin::new(&mut &**stream).poll_write(context, chunk) {
             Poll::Ready(Ok(taken)) => {
                 reads = true;
                 Ok(taken)
@@ -581,7 +581,7 @@ impl Outbox {
             && let Some(stream) = self.stream.get()
         {
             // Fails only if the connection is gone already.
-            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.get_ref().shutdown(Shutdown::Write);
         }
     }
 
@@ -814,6 +814,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
     use super::*;
+    use crate::runtime::socket;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -835,12 +836,12 @@ mod tests {
     }
 
     /// A socket's two ends: the server's, and the client's as it is read in tests.
-    fn socket() -> (TcpStream, std::net::TcpStream) {
+    fn socket() -> (Socket, std::net::TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let (server, _) = listener.accept().unwrap();
-        (server.into(), client)
+        (socket::take_over(server).unwrap(), client)
     }
 
     fn add(outbox: &Outbox, packet: &str) {

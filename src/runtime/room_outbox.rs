@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_std::net::TcpStream;
 use bytes::Bytes;
 use futures::AsyncWrite;
 use rustix::io::Errno;
@@ -27,6 +26,7 @@ use crate::protocol::websocket::{self, Header, Opcode};
 use crate::runtime::clock;
 use crate::runtime::credit::Credit;
 use crate::runtime::outbox::Bounds;
+use crate::runtime::socket::Socket;
 
 /// After a close frame the socket goes within this time, whatever the peer does (Dependencies §5).
 const LINGER: Duration = Duration::from_secs(2);
@@ -77,7 +77,7 @@ pub(super) enum Pace {
 /// What waits for one member.
 pub(super) struct RoomOutbox {
     link: LinkId,
-    stream: TcpStream,
+    stream: Socket,
     pace: Pace,
     bounds: Arc<Bounds>,
     state: Mutex<State>,
@@ -157,7 +157,7 @@ impl Piece {
 }
 
 impl RoomOutbox {
-    pub(super) fn new(link: LinkId, stream: TcpStream, pace: Pace, bounds: Arc<Bounds>) -> RoomOutbox {
+    pub(super) fn new(link: LinkId, stream: Socket, pace: Pace, bounds: Arc<Bounds>) -> RoomOutbox {
         RoomOutbox { link, stream, pace, bounds, state: Mutex::default(), credit: Credit::new() }
     }
 
@@ -165,7 +165,7 @@ impl RoomOutbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub(super) fn stream(&self) -> &Socket {
         &self.stream
     }
 
@@ -294,7 +294,7 @@ impl RoomOutbox {
     /// Ends the link now, whatever waits.
     pub(super) fn cut(&self) {
         // Fails only if it is cut already.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }
 
     /// Writes what was added; where the socket does not take all, a writer task goes on.
@@ -364,7 +364,7 @@ impl RoomOutbox {
     fn poll_write(&self, context: &mut Context<'_>) -> Poll<Written> {
         let mut state = self.state();
         let before = state.waiting;
-        let written = self.write(&mut state, |slices| match Pin::new(&mut &self.stream).poll_write_vectored(context, slices) {
+        let written = self.write(&mut state, |slices| match Pin::new(&mut &*self.stream).poll_write_vectored(context, slices) {
             Poll::Ready(Ok(taken)) => Ok(taken),
             Poll::Ready(Err(_)) => Err(Written::Broken),
             Poll::Pending => Err(Written::Blocked),
@@ -396,7 +396,7 @@ impl RoomOutbox {
     fn end_if_closing(&self, state: &State) {
         if state.closing {
             // Fails only if the connection is gone already.
-            let _ = self.stream.shutdown(Shutdown::Write);
+            let _ = self.stream.get_ref().shutdown(Shutdown::Write);
         }
     }
 

@@ -3,35 +3,87 @@
 //! The kernel does not tell the time at which something came. What is known is when there was nothing: what is taken next came
 //! later. So it is dated by then, which may be too early, and never too late.
 
-use std::task::Poll;
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::task::{Context, Poll};
+
+use async_io::Async;
 
 use crate::runtime::clock;
+
+/// For so long a read that took all there was counts: after it nothing is tried again before waiting. What comes in between is dated
+/// too early by so much at most; µs.
+const EMPTIED_LATELY: u64 = 10_000;
 
 /// Dates what comes through one socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
     /// There was nothing to take: monotonic, µs.
     empty_at: u64,
-    /// Nor was there since, for what comes wakes whoever waits.
-    waits: bool,
+    /// Nor was there since, but for so long before the wait began, for what comes wakes whoever waits; µs.
+    lag: u32,
+    known: Known,
+}
+
+/// What is known of the time since `empty_at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Nothing.
+    Nothing,
+    /// All was taken then; nobody waits yet.
+    Emptied,
+    /// Someone waits, and will be woken.
+    Waits,
 }
 
 impl Arrival {
     /// For a socket in which nothing lay at that time: monotonic, µs.
     #[must_use]
     pub const fn since(empty_at: u64) -> Arrival {
-        Arrival { empty_at, waits: false }
+        Arrival { empty_at, lag: 0, known: Known::Nothing }
     }
 
     /// Looks at an attempt to take something. Returns when it came at the earliest: monotonic, µs. `is_all`: nothing is left behind it.
     pub fn date<T>(&mut self, attempt: &Poll<T>, is_all: impl FnOnce(&T) -> bool) -> u64 {
         let now = clock::mono_us();
-        let came = if self.waits { now } else { self.empty_at };
-        match attempt {
-            Poll::Pending => *self = Arrival { empty_at: now, waits: true },
-            Poll::Ready(taken) => *self = Arrival::since(if is_all(taken) { now } else { came }),
-        }
+        let came = if self.known == Known::Waits { now - u64::from(self.lag) } else { self.empty_at };
+        *self = match attempt {
+            Poll::Pending => Arrival { empty_at: now, lag: 0, known: Known::Waits },
+            Poll::Ready(taken) if is_all(taken) => Arrival { empty_at: now, lag: 0, known: Known::Emptied },
+            Poll::Ready(_) => Arrival::since(came),
+        };
         came
+    }
+
+    /// Reads what there is into `buffer`. Returns when it came at the earliest, monotonic, µs, and how many bytes; 0: no more come.
+    pub fn poll_read(&mut self, stream: &Async<TcpStream>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(u64, usize)>> {
+        let mut is_empty = self.begin_to_wait();
+        loop {
+            if is_empty && stream.poll_readable(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            let attempt = match stream.get_ref().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => Poll::Ready(read),
+            };
+            let came = self.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < buffer.len()));
+            if let Poll::Ready(read) = attempt {
+                return Poll::Ready(read.map(|read| (came, read)));
+            }
+            is_empty = true;
+        }
+    }
+
+    /// Whether there is nothing to read as far as is known, and one waits from now on.
+    fn begin_to_wait(&mut self) -> bool {
+        if self.known == Known::Emptied {
+            let since = clock::mono_us() - self.empty_at;
+            if since <= EMPTIED_LATELY {
+                *self = Arrival { lag: since as u32, known: Known::Waits, ..*self };
+            }
+        }
+        self.known == Known::Waits
     }
 }
 

@@ -18,11 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_std::net::TcpStream;
 use async_std::{future::timeout, task};
 use bytes::Bytes;
 use futures::future::{self, Either};
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::AsyncWrite;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use rustix::net::sockopt;
@@ -37,6 +36,7 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
 use crate::runtime::shutdown::ShutdownSignal;
+use crate::runtime::socket::Socket;
 use crate::server::arrival::Arrival;
 use crate::server::listener::{Accepted, Permit};
 
@@ -119,7 +119,7 @@ impl From<Response> for Answer {
 /// A connection that has left HTTP.
 pub struct Switched {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: Socket,
     /// What the peer has sent behind its head (G5).
     pub rest: Vec<u8>,
     /// To be held as long as the socket is open.
@@ -194,7 +194,7 @@ impl Options {
 pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) {
     // Named before the connection, so that it is returned after the socket is closed.
     let Accepted { stream, peer, arrival, permit } = accepted;
-    let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
+    let local = stream.get_ref().local_addr().ok().map(|address| address.ip().to_canonical());
     let decoder = Decoder::new();
     let mut connection = Connection { stream, decoder, peer: peer.ip(), local, arrival, came_at: 0, options: &options, service: &*service };
     while connection.wait().await.is_ok() {
@@ -217,7 +217,7 @@ pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, servic
 }
 
 struct Connection<'a, S> {
-    stream: TcpStream,
+    stream: Socket,
     decoder: Decoder,
     peer: IpAddr,
     local: Option<IpAddr>,
@@ -410,11 +410,12 @@ impl<S: Service> Connection<'_, S> {
     /// Reads what there is into the decoder.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let decoder = &mut self.decoder;
-        let attempt = poll_scratch(&self.stream, cx, |bytes| decoder.push(bytes));
-        self.came_at = self.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
-        match ready!(attempt) {
-            Ok(0) | Err(_) => Poll::Ready(Err(Gone)),
-            Ok(_) => Poll::Ready(Ok(())),
+        match ready!(poll_scratch(&self.stream, &mut self.arrival, cx, |bytes| decoder.push(bytes))) {
+            Ok((_, 0)) | Err(_) => Poll::Ready(Err(Gone)),
+            Ok((came_at, _)) => {
+                self.came_at = came_at;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -438,7 +439,7 @@ impl<S: Service> Connection<'_, S> {
         let mut sent = 0;
         while sent < head.len() + body.len() {
             let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
-            let writing = poll_fn(|cx| Pin::new(&mut &self.stream).poll_write_vectored(cx, &rest));
+            let writing = poll_fn(|cx| Pin::new(&mut &*self.stream).poll_write_vectored(cx, &rest));
             match timeout(self.options.write_wait, writing).await {
                 Ok(Ok(bytes)) if bytes > 0 => sent += bytes,
                 _ => return Err(Gone),
@@ -449,15 +450,15 @@ impl<S: Service> Connection<'_, S> {
 
     /// Closes so that the peer sees the last answer: a close with bytes unread is a reset, which throws the answer away (G8).
     async fn linger(&mut self) {
-        if self.stream.shutdown(Half::Write).is_err() {
+        if self.stream.get_ref().shutdown(Half::Write).is_err() {
             return;
         }
         let mut drained = 0;
         let drain = poll_fn(|cx| {
             while drained < HTTP_DRAIN_BYTES_MAX {
-                match ready!(poll_scratch(&self.stream, cx, |_| ())) {
-                    Ok(0) | Err(_) => break,
-                    Ok(bytes) => drained += bytes,
+                match ready!(poll_scratch(&self.stream, &mut self.arrival, cx, |_| ())) {
+                    Ok((_, 0)) | Err(_) => break,
+                    Ok((_, bytes)) => drained += bytes,
                 }
             }
             Poll::Ready(())
@@ -489,14 +490,14 @@ impl From<HttpRefusal> for Failure {
 }
 
 /// Reads into a buffer that all connections of a thread share: none needs one of its own while it waits.
-fn poll_scratch(mut stream: &TcpStream, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
+fn poll_scratch(stream: &Socket, arrival: &mut Arrival, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<(u64, usize)>> {
     thread_local! {
         static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let bytes = ready!(Pin::new(&mut stream).poll_read(cx, scratch))?;
+        let (came_at, bytes) = ready!(arrival.poll_read(stream, cx, scratch))?;
         take(&scratch[..bytes]);
-        Poll::Ready(Ok(bytes))
+        Poll::Ready(Ok((came_at, bytes)))
     })
 }
 

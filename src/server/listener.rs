@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_std::net::TcpStream;
+use async_io::Async;
 use async_std::task;
 use futures::future::{self, Either};
 use futures::task::AtomicWaker;
@@ -26,12 +26,13 @@ use crate::limits::{
 };
 use crate::runtime::clock;
 use crate::runtime::shutdown::ShutdownSignal;
+use crate::runtime::socket::Socket;
 use crate::server::arrival::Arrival;
 
 /// One port that is bound and listens.
 #[derive(Debug)]
 pub struct Listener {
-    socket: async_std::net::TcpListener,
+    socket: Async<TcpListener>,
     local: SocketAddr,
 }
 
@@ -39,7 +40,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket; TCP_NODELAY, keep-alive, user timeout and both buffers are set.
-    pub stream: TcpStream,
+    pub stream: Socket,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
     /// Since when there may have been something to read: a connection waits to be accepted while descriptors lack.
@@ -56,7 +57,7 @@ impl Listener {
     pub fn bind(address: SocketAddr) -> io::Result<Listener> {
         let socket = open(address)?;
         let local = socket.local_addr()?;
-        Ok(Listener { socket: socket.into(), local })
+        Ok(Listener { socket: Async::new(socket)?, local })
     }
 
     /// The address that was bound, with its real port.
@@ -92,6 +93,7 @@ impl Listener {
                 Ok((stream, peer)) => {
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     if let Some(permit) = permits.take(peer.ip()) {
+                        let stream = Arc::new(stream);
                         task::spawn(connection(Accepted { stream, peer, arrival: Arrival::since(came), permit }));
                     }
                 }
@@ -116,8 +118,8 @@ impl Listener {
 }
 
 /// Binds and sets what accepted sockets inherit.
-fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = std::net::TcpListener::bind(address)?;
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpListener::bind(address)?;
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
@@ -417,7 +419,7 @@ mod tests {
             ports.push(listener.local_addr());
             accepting.push(task::spawn(listener.run(permits.clone(), signal.clone(), |accepted| async move {
                 let Accepted { stream, permit: _permit, .. } = accepted;
-                let _ = async_std::io::ReadExt::read_to_end(&mut &stream, &mut Vec::new()).await;
+                let _ = async_std::io::ReadExt::read_to_end(&mut &*stream, &mut Vec::new()).await;
             })));
         }
         for _ in 0..3 {

@@ -6,12 +6,9 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
-
-use futures::AsyncRead;
+use std::task::{Context, Poll, ready};
 
 use crate::limits::{BATCH_BYTES_MAX, BATCH_DOOR_FRAMES_MAX, BATCH_FRAMES_MAX, HEARD_EVERY};
 use crate::protocol::decode;
@@ -114,7 +111,7 @@ impl Connection {
                 Read::Broken => return,
             }
         }
-        drain(&self.link).await;
+        drain(&self.link, &mut self.reader.arrival).await;
     }
 
     /// Reads until a batch of frames is there, or no more can come.
@@ -126,13 +123,13 @@ impl Connection {
             return Poll::Ready(Read::Batch(self.reader.next_kept()));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let attempt = Pin::new(&mut self.link.stream()).poll_read(context, scratch);
-            self.reader.came_at = self.reader.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
-            let read = match attempt {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) => return Poll::Ready(Read::Finished),
-                Poll::Ready(Err(_)) => return Poll::Ready(Read::Broken),
-                Poll::Ready(Ok(read)) => read,
+            let read = match ready!(self.reader.arrival.poll_read(self.link.stream(), context, scratch)) {
+                Ok((_, 0)) => return Poll::Ready(Read::Finished),
+                Err(_) => return Poll::Ready(Read::Broken),
+                Ok((came_at, read)) => {
+                    self.reader.came_at = came_at;
+                    read
+                }
             };
             if self.link.is_closing() {
                 return Poll::Ready(Read::Closing);
@@ -203,15 +200,14 @@ impl Connection {
 }
 
 /// Reads and throws away what a peer still sends, so that it gets the error that ended its link instead of a reset.
-async fn drain(link: &TcpLink) {
+async fn drain(link: &TcpLink, arrival: &mut Arrival) {
     let mut left = DRAIN_BYTES_MAX;
     poll_fn(|context| {
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
-                match Pin::new(&mut link.stream()).poll_read(context, scratch) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(read)) if read > 0 && read <= left => left -= read,
-                    Poll::Ready(_) => return Poll::Ready(()),
+                match ready!(arrival.poll_read(link.stream(), context, scratch)) {
+                    Ok((_, read)) if read > 0 && read <= left => left -= read,
+                    _ => return Poll::Ready(()),
                 }
             }
         })

@@ -11,6 +11,7 @@ use futures::channel::oneshot;
 
 use super::*;
 use crate::runtime::shutdown::{Shutdown, shutdown};
+use crate::runtime::socket;
 use crate::server::listener::{ConnectionLimits, Listener, Permits};
 
 /// Longer than any test takes: who waits so long waits in vain.
@@ -94,7 +95,7 @@ impl Probe {
                         let Switched { stream, rest, permit } = switched;
                         let mut echo = b"rest:".to_vec();
                         echo.extend(rest);
-                        AsyncWriteExt::write_all(&mut &stream, &echo).await.unwrap();
+                        AsyncWriteExt::write_all(&mut &*stream, &echo).await.unwrap();
                         drop((stream, permit));
                     });
                 }),
@@ -559,7 +560,7 @@ fn a_shutdown_closes_the_idle_at_once_and_the_busy_after_their_answer() {
 fn the_future_of_a_connection_is_small() {
     let server = Server::usual();
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let stream: async_std::net::TcpStream = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
+    let stream = socket::take_over(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
     let permit = server.permits.take(Ipv4Addr::LOCALHOST.into()).unwrap();
     let (events, _) = mpsc::sync_channel(1);
     let probe = Arc::new(Probe { events, gate: std::sync::Mutex::new(None), large: Bytes::new() });

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use async_std::future::timeout;
-use async_std::net::TcpStream;
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncWriteExt};
 
@@ -19,7 +18,10 @@ use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
 use crate::protocol::room::{Place, RoomFrame, RoomPath};
 use crate::protocol::websocket::{self, Broken, Decoder, Item};
+use crate::runtime::clock;
 use crate::runtime::handle::RoomLink;
+use crate::runtime::socket::Socket;
+use crate::server::arrival::Arrival;
 use crate::server::listener::Permit;
 
 /// Bytes of one read: the small one for those who send little, the large one behind a read that was full.
@@ -47,6 +49,7 @@ pub(super) struct Member {
     reads_large: bool,
     /// What was read behind the batch that was handed over.
     behind: Option<Read>,
+    arrival: Arrival,
     _permit: Permit,
 }
 
@@ -78,7 +81,8 @@ impl Member {
         let mut decoder = Decoder::new(websocket::Options { message_max: frame_max, buffer });
         decoder.lend(rest.to_vec(), rest.len());
         let has_more = !rest.is_empty();
-        Member { link, decoder, copied_max: buffer / 2, is_door, has_more, reads_large: false, behind: None, _permit: permit }
+        let arrival = Arrival::since(clock::mono_us());
+        Member { link, decoder, copied_max: buffer / 2, is_door, has_more, reads_large: false, behind: None, arrival, _permit: permit }
     }
 
     /// Serves the member until it ends.
@@ -128,8 +132,8 @@ impl Member {
         SCRATCHES.with_borrow_mut(|scratches| {
             let scratch = &mut scratches[size];
             scratch.resize(SCRATCH_BYTES[size], 0);
-            let filled = match ready!(Pin::new(&mut self.link.stream()).poll_read(context, scratch)) {
-                Ok(filled) if filled > 0 => filled,
+            let filled = match ready!(self.arrival.poll_read(self.link.stream(), context, scratch)) {
+                Ok((_, filled)) if filled > 0 => filled,
                 _ => return Poll::Ready(Some(Read::End(End::Gone))),
             };
             self.reads_large = filled == SCRATCH_BYTES[size];
@@ -194,14 +198,14 @@ impl Member {
 }
 
 /// Reads and drops what a peer still sends, so that it gets its close frame instead of a reset. The outbox cuts it soon.
-async fn drain(stream: &TcpStream) {
+async fn drain(stream: &Socket) {
     let mut left = DRAIN_BYTES_MAX;
     poll_fn(|context| {
         SCRATCHES.with_borrow_mut(|scratches| {
             let scratch = &mut scratches[1];
             scratch.resize(SCRATCH_BYTES[1], 0);
             loop {
-                match ready!(Pin::new(&mut &*stream).poll_read(context, scratch)) {
+                match ready!(Pin::new(&mut &**stream).poll_read(context, scratch)) {
                     Ok(read) if read > 0 && read <= left => left -= read,
                     _ => return Poll::Ready(()),
                 }
@@ -212,13 +216,13 @@ async fn drain(stream: &TcpStream) {
 }
 
 /// Tells a peer that it is no member, and why.
-pub(super) async fn turn_away(stream: &TcpStream, code: u16) {
+pub(super) async fn turn_away(stream: &Socket, code: u16) {
     let mut frame = Vec::new();
     websocket::close_frame(code, &mut frame);
-    let mut writer = stream;
+    let mut writer = &**stream;
     // A peer that does not take the few bytes is not told.
     let tell = async {
-        if writer.write_all(&frame).await.is_ok() && stream.shutdown(Shutdown::Write).is_ok() {
+        if writer.write_all(&frame).await.is_ok() && stream.get_ref().shutdown(Shutdown::Write).is_ok() {
             drain(stream).await;
         }
     };

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use async_std::net::TcpStream;
 use rustix::net::{SendFlags, send};
 
 use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX};
@@ -27,6 +26,7 @@ use crate::protocol::{socketio, websocket};
 use crate::runtime::clock;
 use crate::runtime::handle::SocketIoLink;
 use crate::runtime::outbox::Offered;
+use crate::runtime::socket::Socket;
 use crate::server::socketio::table::Sessions;
 
 /// The answer that carries packets and nothing else.
@@ -59,7 +59,7 @@ struct State {
     polls: Vec<(RequestId, PollAnswer)>,
     posts: Vec<(RequestId, PostAnswer)>,
     /// A WebSocket that is not the session's yet.
-    probing: Option<(RequestId, TcpStream)>,
+    probing: Option<(RequestId, Socket)>,
     /// Who waits for the rest of a POST to be read, and the POST that waits for an upgrade to begin: three at most.
     waiting: Vec<Waker>,
     /// When the hub was last told of a ping: monotonic, µs.
@@ -428,7 +428,7 @@ impl Session {
     }
 
     /// A WebSocket is open that would carry the session. `None`: it may not, and is closed.
-    pub(super) fn probe(&self, stream: &TcpStream) -> Option<RequestId> {
+    pub(super) fn probe(&self, stream: &Socket) -> Option<RequestId> {
         let id = self.number();
         let mut state = self.state();
         if state.probing.is_some() || state.machine.transport() == Transport::Websocket || state.machine.has_ended() {
@@ -450,12 +450,12 @@ impl Session {
 }
 
 /// Tells a WebSocket that it is over; its other end does not look at the code.
-fn close_politely(stream: &TcpStream) {
+fn close_politely(stream: &Socket) {
     let mut frame = Vec::new();
     websocket::close_frame(1000, &mut frame);
     // Whether it hears of it or not, it is over.
     let _ = send(stream, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    let _ = stream.shutdown(Shutdown::Both);
+    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }
 
 /// A poll from its arrival until its answer is written. Dropped before that, the poll broke off.

@@ -3,19 +3,15 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-
-use async_std::net::TcpStream;
-use futures::AsyncRead;
 
 use crate::limits::SOCKETIO_BODY_BYTES_MAX;
 use crate::protocol::engineio::connection::{Input, RequestId};
 use crate::protocol::engineio::packet::Packet;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::websocket::{Decoder, Item, Options};
-use crate::runtime::clock;
+use crate::runtime::{self, clock};
 use crate::server::arrival::Arrival;
 use crate::server::http::Switched;
 use crate::server::listener::Permit;
@@ -54,7 +50,7 @@ pub(super) fn probe(session: Arc<Session>, switched: Switched, frame_max: usize)
 struct Socket {
     session: Arc<Session>,
     id: RequestId,
-    stream: TcpStream,
+    stream: runtime::socket::Socket,
     decoder: Decoder,
     arrival: Arrival,
     /// When the bytes last read came: monotonic, µs.
@@ -110,11 +106,12 @@ impl Socket {
     /// Reads what has come, and decodes it while it is in the scratch. False: nothing more can come.
     fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let attempt = Pin::new(&mut &self.stream).poll_read(context, scratch);
-            self.came_at = self.arrival.date(&attempt, |read| read.as_ref().is_ok_and(|read| *read < SCRATCH_BYTES));
-            let read = match ready!(attempt) {
-                Ok(0) | Err(_) => return Poll::Ready(false),
-                Ok(read) => read,
+            let read = match ready!(self.arrival.poll_read(&self.stream, context, scratch)) {
+                Ok((_, 0)) | Err(_) => return Poll::Ready(false),
+                Ok((came_at, read)) => {
+                    self.came_at = came_at;
+                    read
+                }
             };
             self.decoder.lend(std::mem::take(scratch), read);
             let goes_on = self.decode(batch);

@@ -1,0 +1,115 @@
+//! The short way over a JSON object as busy links write it: no whitespace, no nesting, no escapes, numbers that are integers. What it
+//! takes is JSON, and it means what serde_json would make of it; for anything else it says no, and serde_json looks.
+
+/// Gives the members of a flat object to `take`: each name without its quotes, each value as the text it was written in. `None`: it
+/// is no such object, and what was given so far means nothing.
+pub(super) fn members<'a>(text: &'a str, mut take: impl FnMut(&'a str, &'a str)) -> Option<()> {
+    let mut rest = text.strip_prefix('{')?;
+    loop {
+        let name = &rest[..string(rest)?];
+        rest = rest[name.len()..].strip_prefix(':')?;
+        let value = &rest[..value(rest)?];
+        rest = &rest[value.len()..];
+        take(&name[1..name.len() - 1], value);
+        match rest.strip_prefix(',') {
+            Some(next) => rest = next,
+            None => return (rest == "}").then_some(()),
+        }
+    }
+}
+
+/// Bytes of the value that begins here.
+fn value(text: &str) -> Option<usize> {
+    match text.as_bytes().first()? {
+        b'"' => string(text),
+        b'-' | b'0'..=b'9' => integer(text.as_bytes()),
+        _ => ["true", "false", "null"].into_iter().find(|word| text.starts_with(word)).map(str::len),
+    }
+}
+
+/// Bytes of the string that begins here, with its quotes.
+fn string(text: &str) -> Option<usize> {
+    let inner = text.strip_prefix('"')?.as_bytes();
+    let end = inner.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+    (inner[end] == b'"').then_some(end + 2)
+}
+
+/// Bytes of the integer that begins here. What follows it tells whether it was one: a fraction or an exponent is no end of a member.
+fn integer(text: &[u8]) -> Option<usize> {
+    let sign = usize::from(text[0] == b'-');
+    let digits = text[sign..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (digits > 0 && (digits == 1 || text[sign] != b'0')).then_some(sign + digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::seeded::Seeded;
+
+    /// What the short way makes of a text; of equal names the last stays.
+    fn short(text: &str) -> Option<HashMap<&str, &str>> {
+        let mut found = HashMap::new();
+        members(text, |name, value| {
+            found.insert(name, value);
+        })?;
+        Some(found)
+    }
+
+    fn assert_agrees(text: &str) {
+        let Some(short) = short(text) else { return };
+        let long: HashMap<&str, &RawValue> = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(short, long.into_iter().map(|(name, value)| (name, value.get())).collect(), "{text}");
+    }
+
+    #[test]
+    fn it_knows_flat_objects() {
+        let all = r#"{"t":6,"msg":"ring 门","num":-17,"ext":0,"wait":true,"ok":false,"opts":null,"t":7}"#;
+        let expected =
+            [("t", "7"), ("msg", "\"ring 门\""), ("num", "-17"), ("ext", "0"), ("wait", "true"), ("ok", "false"), ("opts", "null")];
+        assert_eq!(short(all), Some(expected.into()));
+        for other in [
+            "",
+            "{",
+            "{}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1",
+            "{\"a\":1}}",
+            "{\"a\":1,}",
+            "{\"a\":1 }",
+            "{\"a\":01}",
+            "{\"a\":-}",
+            "{\"a\":1.5}",
+            "{\"a\":1e3}",
+            "{\"a\":[1]}",
+            "{\"a\":{}}",
+            "{\"a\":\"\\n\"}",
+            "{\"a\":\"\u{1}\"}",
+            "{\"a\":nul}",
+            "{\"a\":truex}",
+            "{a:1}",
+            "[1]",
+        ] {
+            assert_eq!(short(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_it_takes_is_what_serde_json_reads() {
+        const PIECES: [&str; 18] =
+            ["\"a\"", "\"门\"", "\"\"", ":", ",", "{", "}", "[", "]", "-", "0", "17", "1.5", "true", "null", " ", "\\", "\u{7f}"];
+        let mut seeded = Seeded(1);
+        for _ in 0..200_000 {
+            let mut text = String::from("{\"t\":1");
+            for _ in 0..seeded.below(8) {
+                text.push_str(PIECES[seeded.below(PIECES.len())]);
+            }
+            text.push('}');
+            assert_agrees(&text);
+        }
+    }
+}
