@@ -14,6 +14,8 @@ pub enum Who {
     Receiver(u32),
     /// As a receiver, and also subscribed to the topic.
     Subscriber(u32),
+    /// As a subscriber, but acknowledges nothing.
+    Listener(u32),
     /// As a receiver; what comes while it is away waits for it.
     Lasting(u32),
     /// As a subscriber; what comes while it is away waits for it.
@@ -29,12 +31,13 @@ impl Who {
     /// The number in its name.
     pub const fn number(self) -> u32 {
         match self {
-            Who::Publisher(n) | Who::Present(n) | Who::Receiver(n) | Who::Subscriber(n) | Who::Lasting(n) | Who::LastingSubscriber(n) => n,
+            Who::Publisher(n) | Who::Present(n) | Who::Receiver(n) | Who::Subscriber(n) => n,
+            Who::Listener(n) | Who::Lasting(n) | Who::LastingSubscriber(n) => n,
         }
     }
 
     pub const fn subscribes(self) -> bool {
-        matches!(self, Who::Subscriber(_) | Who::LastingSubscriber(_))
+        matches!(self, Who::Subscriber(_) | Who::Listener(_) | Who::LastingSubscriber(_))
     }
 
     pub const fn lasts(self) -> bool {
@@ -49,6 +52,8 @@ pub enum Request {
     ToOne(u32),
     /// A message to all subscribers.
     ToTopic,
+    /// A message to all subscribers that are there; nobody acknowledges it.
+    Announcement,
     /// A sign of life.
     Ping,
 }
@@ -62,6 +67,8 @@ pub enum Event {
     Answered(u32),
     /// A message came; its acknowledgement is in `out` already.
     Delivered,
+    /// Something of the protocol's own.
+    Nothing,
 }
 
 /// One connection's side of a protocol.

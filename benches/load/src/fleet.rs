@@ -48,6 +48,8 @@ pub enum Aim {
     Each(u32),
     /// Messages to all subscribers.
     Topic,
+    /// Messages to all subscribers that nobody acknowledges.
+    Announcements,
     /// Signs of life.
     Ping,
 }
@@ -243,6 +245,7 @@ impl Tally {
         while let Some((taken, event)) = peer.driver.next(&input[used..], &mut peer.out).map_err(Bad)? {
             used += taken;
             match event {
+                Event::Nothing => {}
                 Event::Ready => peer.opening = peer.opening.checked_sub(1).ok_or_else(|| Bad("too many answers".into()))?,
                 Event::Delivered => {
                     peer.delivered += 1;
@@ -268,6 +271,7 @@ impl Tally {
         let request = match plan.aim {
             Aim::Each(receivers) => Request::ToOne((self.sent % u64::from(receivers.max(1))) as u32),
             Aim::Topic => Request::ToTopic,
+            Aim::Announcements => Request::Announcement,
             Aim::Ping => Request::Ping,
         };
         peer.driver.request(slot, request, &mut peer.out);

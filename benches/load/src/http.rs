@@ -37,15 +37,24 @@ impl Driver for Client {
     }
 
     fn next(&mut self, input: &[u8], _out: &mut Vec<u8>) -> Result<Option<(usize, Event)>, String> {
-        let Some(head) = memchr::memmem::find(input, b"\r\n\r\n") else { return Ok(None) };
-        let length = content_length(&input[..head]).ok_or_else(|| unexpected(&input[..head]))?;
-        let begin = head + 4;
-        let Some(body) = input.get(begin..begin + length) else { return Ok(None) };
-        if !input.starts_with(b"HTTP/1.1 200 ") || !body.starts_with(b"{\"t\":-6,") {
+        let Some((begin, body)) = answer(input)? else { return Ok(None) };
+        if !body.starts_with(b"{\"t\":-6,") {
             return Err(unexpected(input));
         }
-        Ok(Some((begin + length, self.asked.answered()?)))
+        Ok(Some((begin + body.len(), self.asked.answered()?)))
     }
+}
+
+/// The first answer, if it is whole: where its body begins, and the body. Any other than 200 is an error.
+pub fn answer(input: &[u8]) -> Result<Option<(usize, &[u8])>, String> {
+    let Some(head) = memchr::memmem::find(input, b"\r\n\r\n") else { return Ok(None) };
+    let length = content_length(&input[..head]).ok_or_else(|| unexpected(&input[..head]))?;
+    let begin = head + 4;
+    let Some(body) = input.get(begin..begin + length) else { return Ok(None) };
+    if !input.starts_with(b"HTTP/1.1 200 ") {
+        return Err(unexpected(input));
+    }
+    Ok(Some((begin, body)))
 }
 
 fn content_length(head: &[u8]) -> Option<usize> {

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::Kind::{self, Axum, Mosquitto, Redis};
-use crate::server::Settings;
+use crate::server::Kind::{self, Axum, Mosquitto, Redis, SocketIo2, Socketioxide};
+use crate::server::{By, Settings};
 
 /// What is measured of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,12 +37,16 @@ pub enum Work {
     Direct { publishers: u32, outstanding: u32, receivers: u32 },
     /// Messages to a topic whose subscribers are there and acknowledge; its unit is a delivery.
     FanOut { outstanding: u32, subscribers: u32 },
+    /// The same to listeners, who acknowledge nothing.
+    Announce { outstanding: u32, listeners: u32 },
     /// Messages to receivers that are away, after `before` others.
     Enqueue { publishers: u32, outstanding: u32, receivers: u32, before: u64 },
     /// Messages to a topic whose subscribers are away; its unit is a delivery.
     EnqueueTopic { outstanding: u32, subscribers: u32 },
     /// What waits for receivers that come; its operations are the deliveries.
     Drain { receivers: u32 },
+    /// The same, to receivers that come all at once.
+    Storm { receivers: u32 },
     /// Heartbeats.
     Heartbeat { clients: u32, outstanding: u32 },
     /// Connections that are accepted and bound; they stay.
@@ -75,6 +79,7 @@ pub struct Job {
     /// In English and in Chinese.
     pub title: [&'static str; 2],
     pub work: Work,
+    pub by: By,
     pub operations: u64,
     pub settings: Settings,
     pub floors: &'static [Floor],
@@ -105,6 +110,7 @@ pub const JOBS: &[Job] = &[
         id: "direct-4x64",
         title: ["publish_to_alias, 4 × 64 outstanding, 64 receivers", "publish_to_alias，4 × 64 条未答，64 个接收者"],
         work: Work::Direct { publishers: 4, outstanding: 64, receivers: 64 },
+        by: By::Own,
         operations: 600_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, Mosquitto, 3.0), AtMost(P50Us, Mosquitto, 0.35)],
@@ -113,6 +119,7 @@ pub const JOBS: &[Job] = &[
         id: "direct-64x1",
         title: ["the same, 64 × 1 outstanding", "同上，64 × 1 条未答"],
         work: Work::Direct { publishers: 64, outstanding: 1, receivers: 64 },
+        by: By::Own,
         operations: 200_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, Mosquitto, 1.0)],
@@ -121,6 +128,7 @@ pub const JOBS: &[Job] = &[
         id: "fanout-100",
         title: ["fan-out to 100 subscribers", "扇出到 100 个订阅者"],
         work: Work::FanOut { outstanding: 16, subscribers: 100 },
+        by: By::Own,
         operations: 20_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, Mosquitto, 5.0)],
@@ -129,6 +137,7 @@ pub const JOBS: &[Job] = &[
         id: "fanout-1000",
         title: ["fan-out to 1,000 subscribers", "扇出到 1,000 个订阅者"],
         work: Work::FanOut { outstanding: 16, subscribers: 1_000 },
+        by: By::Own,
         operations: 1_500,
         settings: LIVE,
         floors: &[AtLeast(PerS, Mosquitto, 5.0)],
@@ -137,6 +146,7 @@ pub const JOBS: &[Job] = &[
         id: "enqueue-4x256",
         title: ["stored for offline aliases, 4 × 256 outstanding", "为离线别名存储，4 × 256 条未答"],
         work: Work::Enqueue { publishers: 4, outstanding: 256, receivers: 1_000, before: 0 },
+        by: By::Own,
         // So many that Mosquitto, which writes every 5 s, does it at least once; no more may wait by default.
         operations: 1_000_000,
         settings: DURABLE,
@@ -146,6 +156,7 @@ pub const JOBS: &[Job] = &[
         id: "enqueue-64x1",
         title: ["the same, 64 × 1 outstanding", "同上，64 × 1 条未答"],
         work: Work::Enqueue { publishers: 64, outstanding: 1, receivers: 1_000, before: 0 },
+        by: By::Own,
         operations: 100_000,
         settings: DURABLE,
         floors: &[AtLeast(PerS, Redis, 0.95)],
@@ -154,6 +165,7 @@ pub const JOBS: &[Job] = &[
         id: "enqueue-1x1",
         title: ["the same, 1 × 1 outstanding", "同上，1 × 1 条未答"],
         work: Work::Enqueue { publishers: 1, outstanding: 1, receivers: 1_000, before: 0 },
+        by: By::Own,
         operations: 10_000,
         settings: DURABLE,
         floors: &[AtLeast(PerS, Redis, 0.95), AtMost(P50Us, Redis, 1.15)],
@@ -162,6 +174,7 @@ pub const JOBS: &[Job] = &[
         id: "enqueue-topic-1000",
         title: ["stored for a topic with 1,000 offline subscribers", "为有 1,000 个离线订阅者的频道存储"],
         work: Work::EnqueueTopic { outstanding: 64, subscribers: 1_000 },
+        by: By::Own,
         operations: 5_000,
         settings: RAISED,
         floors: &[AtLeast(PerS, Mosquitto, 20.0)],
@@ -170,6 +183,7 @@ pub const JOBS: &[Job] = &[
         id: "drain",
         title: ["what waited for 1,000 aliases, as they connect", "1,000 个别名上线时送出积存的消息"],
         work: Work::Drain { receivers: 1_000 },
+        by: By::Own,
         operations: 500_000,
         settings: DURABLE,
         floors: &[AtLeast(PerS, Mosquitto, 4.0)],
@@ -178,6 +192,7 @@ pub const JOBS: &[Job] = &[
         id: "heartbeat-64x16",
         title: ["heartbeats, 64 × 16 outstanding", "心跳，64 × 16 条未答"],
         work: Work::Heartbeat { clients: 64, outstanding: 16 },
+        by: By::Own,
         operations: 2_000_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, Mosquitto, 6.0)],
@@ -187,6 +202,7 @@ pub const JOBS: &[Job] = &[
         id: "heartbeat-64x1",
         title: ["heartbeats, 64 × 1 outstanding", "心跳，64 × 1 条未答"],
         work: Work::Heartbeat { clients: 64, outstanding: 1 },
+        by: By::Own,
         operations: 200_000,
         settings: LIVE,
         floors: &[],
@@ -195,6 +211,7 @@ pub const JOBS: &[Job] = &[
         id: "idle-10000",
         title: ["an idle controller, of 10,000", "10,000 个空闲控制器，每个"],
         work: Work::Idle,
+        by: By::Own,
         operations: 10_000,
         settings: LIVE,
         floors: &[Below(LinkBytes, 1_638.4)],
@@ -203,6 +220,7 @@ pub const JOBS: &[Job] = &[
         id: "connect",
         title: ["connections accepted and bound", "接受并绑定的连接"],
         work: Work::Connect { at_once: 64 },
+        by: By::Own,
         operations: 10_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, Mosquitto, 0.6)],
@@ -214,14 +232,91 @@ pub const JOBS: &[Job] = &[
             "REST 推送给在线接收者，64 个连接（axum 只解析并应答）",
         ],
         work: Work::Push { clients: 64 },
+        by: By::Own,
         operations: 200_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, Axum, 0.7)],
     },
     Job {
+        id: "phones-fanout-100",
+        title: ["Socket.IO: fan-out to 100 clients on WebSockets", "Socket.IO：扇出到 100 个 WebSocket 客户端"],
+        work: Work::FanOut { outstanding: 16, subscribers: 100 },
+        by: By::Websocket,
+        operations: 10_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Socketioxide, 2.5), AtLeast(PerS, SocketIo2, 6.0)],
+    },
+    Job {
+        id: "phones-fanout-1000",
+        title: ["Socket.IO: fan-out to 1,000 clients on WebSockets", "Socket.IO：扇出到 1,000 个 WebSocket 客户端"],
+        work: Work::FanOut { outstanding: 16, subscribers: 1_000 },
+        by: By::Websocket,
+        operations: 1_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Socketioxide, 2.5), AtLeast(PerS, SocketIo2, 6.0)],
+    },
+    Job {
+        id: "phones-announce-100",
+        title: ["Socket.IO: fan-out to 100, nothing acknowledged", "Socket.IO：扇出到 100 个客户端，不确认"],
+        work: Work::Announce { outstanding: 16, listeners: 100 },
+        by: By::Websocket,
+        operations: 30_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Socketioxide, 1.2)],
+    },
+    Job {
+        id: "phones-polling-200",
+        title: ["Socket.IO: fan-out to 200 clients that poll", "Socket.IO：扇出到 200 个轮询客户端"],
+        work: Work::FanOut { outstanding: 16, subscribers: 200 },
+        by: By::Polling,
+        operations: 1_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, SocketIo2, 3.0)],
+    },
+    Job {
+        id: "phones-heartbeat-64x4",
+        title: ["Socket.IO: heartbeats, 64 × 4 outstanding", "Socket.IO：心跳，64 × 4 条未答"],
+        work: Work::Heartbeat { clients: 64, outstanding: 4 },
+        by: By::Websocket,
+        operations: 1_000_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Socketioxide, 2.0)],
+    },
+    Job {
+        id: "phones-heartbeat-64x1",
+        title: ["Socket.IO: heartbeats, 64 × 1 outstanding", "Socket.IO：心跳，64 × 1 条未答"],
+        work: Work::Heartbeat { clients: 64, outstanding: 1 },
+        by: By::Websocket,
+        operations: 200_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Socketioxide, 1.1)],
+    },
+    Job {
+        id: "phones-idle-10000",
+        title: ["Socket.IO: an idle client, of 10,000", "Socket.IO：10,000 个空闲客户端，每个"],
+        work: Work::Idle,
+        by: By::Websocket,
+        operations: 10_000,
+        settings: LIVE,
+        floors: &[AtMost(LinkBytes, Socketioxide, 0.1), Below(LinkBytes, 4_096.0)],
+    },
+    Job {
+        id: "phones-storm-1000",
+        title: [
+            "Socket.IO: 1,000 clients come back at once by polling, then upgrade; 20 messages waited for each",
+            "Socket.IO：1,000 个客户端同时以轮询重连再升级，每个有 20 条积存消息",
+        ],
+        work: Work::Storm { receivers: 1_000 },
+        by: By::Upgrade,
+        operations: 20_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, SocketIo2, 2.0)],
+    },
+    Job {
         id: "start-1000000",
         title: ["start with 1,000,000 deliveries waiting", "有 1,000,000 条待送时启动"],
         work: Work::Start { receivers: 1_000 },
+        by: By::Own,
         operations: 1_000_000,
         settings: DURABLE,
         floors: &[Below(StartS, 3.0), Below(ResidentMb, 150.0)],
@@ -230,6 +325,7 @@ pub const JOBS: &[Job] = &[
         id: "rest",
         title: ["idle process; release binary", "空闲进程；程序文件"],
         work: Work::Rest,
+        by: By::Own,
         operations: 1,
         settings: LIVE,
         floors: &[Below(ResidentMb, 12.0), Below(BinaryMb, 10.0)],
@@ -292,7 +388,7 @@ impl Growth {
     /// Its steps as jobs without floors, with their names in the results.
     pub fn jobs(&self) -> impl Iterator<Item = (String, Job)> {
         self.steps.iter().map(|(size, work, operations)| {
-            let job = Job { id: self.id, title: self.title, work: *work, operations: *operations, settings: self.settings, floors: &[] };
+            let job = Job { id: self.id, title: self.title, work: *work, by: By::Own, operations: *operations, settings: self.settings, floors: &[] };
             (format!("{}-{size}", self.id), job)
         })
     }

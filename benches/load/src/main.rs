@@ -15,12 +15,15 @@ mod jobs;
 mod machine;
 mod measure;
 mod mqtt;
+mod phone;
+mod polling;
 mod porter;
 mod resp;
 mod results;
 mod server;
 mod sizing;
 mod table;
+mod websocket;
 
 use std::path::Path;
 use std::process::ExitCode;

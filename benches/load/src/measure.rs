@@ -8,7 +8,7 @@ use crate::driver::Who;
 use crate::fleet::{Aim, Bad, Fleet, Outcome, Plan};
 use crate::jobs::{Figure, Job, Work};
 use crate::machine::{self, Disturbance, Usage, Watch};
-use crate::server::{Kind, Places, Server};
+use crate::server::{By, Kind, Places, Server};
 
 /// Connections that are opened at a time where that is not what is measured.
 const AT_ONCE: usize = 64;
@@ -31,15 +31,17 @@ pub struct Measured {
 /// Measures a job once on a server that is started for it.
 pub fn measure(places: &Places, kind: Kind, job: &Job) -> Outcome<Measured> {
     let server = Server::start(places, kind, job.settings)?;
-    let run = Run { places, server, operations: job.operations };
+    let run = Run { places, server, by: job.by, operations: job.operations };
     match job.work {
         Work::Direct { publishers, outstanding, receivers } => run.direct(publishers, outstanding, receivers),
         Work::FanOut { outstanding, subscribers } => run.fan_out(outstanding, subscribers),
+        Work::Announce { outstanding, listeners } => run.announce(outstanding, listeners),
         Work::Enqueue { publishers, outstanding, receivers, before } => run.enqueue(publishers, outstanding, receivers, before),
         Work::EnqueueTopic { outstanding, subscribers } => run.enqueue_topic(outstanding, subscribers),
-        Work::Drain { receivers } => run.drain(receivers),
+        Work::Drain { receivers } => run.drain(receivers, AT_ONCE),
+        Work::Storm { receivers } => run.drain(receivers, receivers as usize),
         Work::Heartbeat { clients, outstanding } => run.heartbeat(clients, outstanding),
-        Work::Connect { at_once } => run.connect(at_once as usize),
+        Work::Connect { at_once } => run.arrive(at_once as usize),
         Work::Idle => run.idle(),
         Work::Push { clients } => run.push(clients),
         Work::Start { receivers } => run.start(receivers),
@@ -50,6 +52,7 @@ pub fn measure(places: &Places, kind: Kind, job: &Job) -> Outcome<Measured> {
 struct Run<'a> {
     places: &'a Places,
     server: Server,
+    by: By,
     operations: u64,
 }
 
@@ -88,8 +91,11 @@ impl Stopwatch {
 impl Run<'_> {
     /// Connects `count` of a kind, numbered from 0.
     fn connect_all(&self, fleet: &mut Fleet, count: u32, who: fn(u32) -> Who) -> Outcome<()> {
-        let peers = (0..count).map(who).map(|who| (who, self.server.driver(who)));
-        fleet.connect(self.server.address, peers, AT_ONCE)
+        self.connect(fleet, (0..count).map(who), AT_ONCE)
+    }
+
+    fn connect(&self, fleet: &mut Fleet, who: impl Iterator<Item = Who>, at_once: usize) -> Outcome<()> {
+        fleet.connect(self.server.address_for(self.by), who.map(|who| (who, self.server.driver(self.by, who))), at_once)
     }
 
     /// Carries out `plan` on a fleet that is connected; its unit is a delivery if `by_delivery`.
@@ -119,6 +125,15 @@ impl Run<'_> {
         self.timed(fleet, &plan, |_| self.operations, true)
     }
 
+    fn announce(&self, outstanding: u32, listeners: u32) -> Outcome<Measured> {
+        let mut fleet = Fleet::new()?;
+        self.connect_all(&mut fleet, listeners, Who::Listener)?;
+        self.connect_all(&mut fleet, 1, Who::Publisher)?;
+        let deliveries = self.operations * u64::from(listeners);
+        let plan = Plan { aim: Aim::Announcements, operations: self.operations, outstanding, deliveries };
+        self.timed(fleet, &plan, |_| self.operations, true)
+    }
+
     fn enqueue(&self, publishers: u32, outstanding: u32, receivers: u32, before: u64) -> Outcome<Measured> {
         self.introduce(receivers)?;
         self.fill(before, receivers)?;
@@ -138,13 +153,13 @@ impl Run<'_> {
         watch.end(&mut fleet, self.operations * u64::from(subscribers), self.operations)
     }
 
-    fn drain(&self, receivers: u32) -> Outcome<Measured> {
+    fn drain(&self, receivers: u32, at_once: usize) -> Outcome<Measured> {
         self.introduce(receivers)?;
         self.fill(self.operations, receivers)?;
         std::thread::sleep(SETTLE);
         let mut fleet = Fleet::new()?;
         let watch = Stopwatch::begin(&self.server)?;
-        self.connect_all(&mut fleet, receivers, Who::Lasting)?;
+        self.connect(&mut fleet, (0..receivers).map(Who::Lasting), at_once)?;
         fleet.await_deliveries(self.operations)?;
         let measured = watch.end(&mut fleet, self.operations, self.operations)?;
         fleet.check_each(|number| share(self.operations, receivers, number))?;
@@ -158,11 +173,10 @@ impl Run<'_> {
         self.timed(fleet, &plan, |_| 0, false)
     }
 
-    fn connect(&self, at_once: usize) -> Outcome<Measured> {
+    fn arrive(&self, at_once: usize) -> Outcome<Measured> {
         let mut fleet = Fleet::new()?;
         let watch = Stopwatch::begin(&self.server)?;
-        let peers = (0..self.operations as u32).map(Who::Present).map(|who| (who, self.server.driver(who)));
-        fleet.connect(self.server.address, peers, at_once)?;
+        self.connect(&mut fleet, (0..self.operations as u32).map(Who::Present), at_once)?;
         watch.end(&mut fleet, self.operations, self.operations)
     }
 

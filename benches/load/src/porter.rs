@@ -49,6 +49,9 @@ impl Driver for Link {
                 out.extend_from_slice(b"\"");
             }
             Request::ToTopic => out.extend_from_slice(b"{\"t\":6,\"method\":\"publish\",\"topic\":\"load\""),
+            Request::Announcement => {
+                out.extend_from_slice(b"{\"t\":6,\"method\":\"publish\",\"topic\":\"load\",\"opts\":{\"time_to_live\":0}");
+            }
         }
         out.extend_from_slice(b",\"msg\":\"");
         out.extend_from_slice(&BODY);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver::{Driver, Who};
 use crate::fleet::{Bad, Outcome};
 use crate::machine::{LOAD_CORE, SERVER_CORE, pin};
-use crate::{http, mqtt, porter, resp};
+use crate::{http, mqtt, polling, porter, resp, websocket};
 
 /// A server that does not take connections by then has not started.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -27,6 +27,9 @@ pub enum Kind {
     Mosquitto,
     Redis,
     Axum,
+    Socketioxide,
+    #[serde(rename = "socket.io")]
+    SocketIo2,
 }
 
 impl Kind {
@@ -36,8 +39,23 @@ impl Kind {
             Kind::Mosquitto => "Mosquitto",
             Kind::Redis => "redis",
             Kind::Axum => "axum",
+            Kind::Socketioxide => "socketioxide",
+            Kind::SocketIo2 => "socket.io",
         }
     }
+}
+
+/// How clients talk to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The protocol that is the server's own.
+    Own,
+    /// Socket.IO on a WebSocket.
+    Websocket,
+    /// Socket.IO by polling; publishers on a WebSocket.
+    Polling,
+    /// Socket.IO by polling and then on a WebSocket; publishers on that at once.
+    Upgrade,
 }
 
 /// What of a server's settings depends on the job.
@@ -91,6 +109,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// Where HTTP clients go.
     pub rest: SocketAddr,
+    /// Where Socket.IO's clients go.
+    phones: SocketAddr,
     token: String,
     settings: Settings,
     folder: Folder,
@@ -101,7 +121,7 @@ impl Server {
         let folder = places.folder()?;
         let port = free_port()?;
         let mut command = command(places, kind, settings, &folder, port)?;
-        let tells = matches!(kind, Kind::Porter | Kind::Axum);
+        let tells = !matches!(kind, Kind::Mosquitto | Kind::Redis);
         if tells {
             command.stdout(Stdio::piped());
         } else {
@@ -116,8 +136,9 @@ impl Server {
         }
         let told = told?;
         let fixed = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (address, rest) = (told.tcp.or(told.http).unwrap_or(fixed), told.http.unwrap_or(fixed));
-        let server = Server { kind, child, address, rest, token: told.token, settings, folder };
+        let (address, rest) = (told.tcp.or(told.http).or(told.phones).unwrap_or(fixed), told.http.unwrap_or(fixed));
+        let phones = told.phones.unwrap_or(fixed);
+        let server = Server { kind, child, address, rest, phones, token: told.token, settings, folder };
         server.await_connection()?;
         Ok(server)
     }
@@ -134,9 +155,24 @@ impl Server {
         self.child.id()
     }
 
+    /// Where clients connect that talk so.
+    pub fn address_for(&self, by: By) -> SocketAddr {
+        if by == By::Own { self.address } else { self.phones }
+    }
+
     /// The other end of a connection to it.
-    pub fn driver(&self, who: Who) -> Box<dyn Driver> {
+    pub fn driver(&self, by: By, who: Who) -> Box<dyn Driver> {
+        match by {
+            By::Own => self.own_driver(who),
+            By::Polling if !who.asks() => Box::new(polling::Client::new(who, false)),
+            By::Upgrade if !who.asks() => Box::new(polling::Upgrading::new(who)),
+            By::Websocket | By::Polling | By::Upgrade => Box::new(websocket::Client::new(who)),
+        }
+    }
+
+    fn own_driver(&self, who: Who) -> Box<dyn Driver> {
         match self.kind {
+            Kind::Socketioxide | Kind::SocketIo2 => Box::new(websocket::Client::new(who)),
             Kind::Porter => Box::new(porter::Link::new(who)),
             Kind::Mosquitto => Box::new(mqtt::Client::new(who)),
             Kind::Redis => Box::new(resp::Client::default()),
@@ -185,7 +221,7 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
         Kind::Porter => {
             let mut command = bound_to_us(&places.of("target/release/porter"));
             let ports = ["--rest-port", "0", "--socketio-port", "0", "--websocket-port", "0", "--tcp-port"];
-            command.args(["serve", "--log-level", "warn"]).args(ports).arg(port.to_string());
+            command.args(["serve", "--log-level", "debug"]).args(ports).arg(port.to_string());
             command.arg("--data-dir").arg(folder.0.join("data"));
             if settings.raised {
                 command.arg("--config").arg(places.of("benches/porter.toml"));
@@ -204,6 +240,12 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
             command
         }
         Kind::Axum => bound_to_us(&places.of("target/peers/release/peer-axum")),
+        Kind::Socketioxide => bound_to_us(&places.of("target/peers/release/peer-socketioxide")),
+        Kind::SocketIo2 => {
+            let mut command = bound_to_us(&in_path("node"));
+            command.arg(places.of("benches/peers/socketio-2/server.js"));
+            command
+        }
     };
     // What the caller's environment says to programs, such as to keep backtraces, is not part of the work.
     command.current_dir(&folder.0).env_clear();
@@ -241,12 +283,13 @@ fn free_port() -> Outcome<u16> {
 struct Told {
     tcp: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    phones: Option<SocketAddr>,
     token: String,
 }
 
 impl Default for Told {
     fn default() -> Told {
-        Told { tcp: None, http: None, token: "token".to_owned() }
+        Told { tcp: None, http: None, phones: None, token: "token".to_owned() }
     }
 }
 
@@ -271,11 +314,12 @@ impl Told {
             match (words.next().unwrap_or_default(), words.next()) {
                 ("controllers", Some(url)) => told.tcp = url.strip_prefix("tcp://")?.parse().ok(),
                 ("management", Some(url)) => told.http = url.strip_prefix("http://")?.parse().ok(),
+                ("phones", Some(url)) => told.phones = url.strip_prefix("http://")?.split('/').next()?.parse().ok(),
                 ("token", Some(token)) => token.clone_into(&mut told.token),
                 _ => continue,
             }
-            // Porter's token is the last that it says.
-            if told.http.is_some() && (kind == Kind::Axum || line.trim_start().starts_with("token")) {
+            // Porter's token is the last that it says; the others say but one thing.
+            if kind != Kind::Porter || (told.http.is_some() && line.trim_start().starts_with("token")) {
                 return Some(told);
             }
         }
@@ -298,13 +342,20 @@ pub fn version(places: &Places, kind: Kind) -> String {
         Kind::Porter => word(first_line(places.of("target/release/porter"), "--version").replace("porter ", "v="), "v="),
         Kind::Mosquitto => first_line(in_path("mosquitto"), "-h").split_whitespace().last().unwrap_or("unknown").to_owned(),
         Kind::Redis => word(first_line(in_path("redis-server"), "--version"), "v="),
-        Kind::Axum => axum_version(places),
+        Kind::Axum | Kind::Socketioxide => {
+            locked_version(places, "Cargo.lock", &format!("name = \"{}\"\nversion = \"", kind.name()))
+        }
+        Kind::SocketIo2 => {
+            let version = locked_version(places, "socketio-2/package-lock.json", "\"node_modules/socket.io\": {\n      \"version\": \"");
+            format!("{version} (Node {})", first_line(in_path("node"), "--version"))
+        }
     }
 }
 
-fn axum_version(places: &Places) -> String {
-    let lock = fs::read_to_string(places.of("benches/peers/Cargo.lock")).unwrap_or_default();
-    let after = lock.split("name = \"axum\"\nversion = \"").nth(1);
+/// What a peer's lock file says behind `before`.
+fn locked_version(places: &Places, file: &str, before: &str) -> String {
+    let lock = fs::read_to_string(places.of("benches/peers").join(file)).unwrap_or_default();
+    let after = lock.split(before).nth(1);
     after.and_then(|text| text.split('"').next()).unwrap_or("unknown").to_owned()
 }
 
@@ -317,6 +368,7 @@ mod tests {
         let said = "Porter is ready.\n\n  controllers   tcp://127.0.0.1:1\n  management    http://127.0.0.1:2\n  phones   http://127.0.0.1:3/socket.io/\n  token  ab\n";
         let told = Told::from_lines(said.lines().map(str::to_owned), Kind::Porter).unwrap();
         assert_eq!((told.tcp.unwrap().port(), told.http.unwrap().port(), told.token.as_str()), (1, 2, "ab"));
+        assert_eq!(told.phones.unwrap().port(), 3);
         assert!(Told::from_lines(std::iter::empty(), Kind::Porter).is_none());
         let axum = Told::from_lines(std::iter::once("management http://127.0.0.1:2".to_owned()), Kind::Axum).unwrap();
         assert_eq!(axum.http.unwrap().port(), 2);
