@@ -78,7 +78,8 @@ impl SocketIo {
     /// What a request wants, and the answer if it gets nothing.
     fn judge(&self, head: &Head) -> Result<Wish, Response> {
         if !matches!(head.path(), "/socket.io/" | "/socket.io") {
-            return Err(refused_frame(HttpRefusal::new(Code::NotFound, "path"), self.terms.get().language));
+            let response = refused_frame(HttpRefusal::new(Code::NotFound, "path"), self.terms.get().language);
+            return Err(with_cors(response, head));
         }
         if head.method() == "OPTIONS" {
             return Err(preflight(head));

@@ -12,14 +12,14 @@ use rustix::net::sockopt::set_socket_linger;
 const TCP: &str = include_str!("../../fixtures/bad-input/tcp.txt");
 const REST: &str = include_str!("../../fixtures/bad-input/rest.txt");
 
-struct Case {
-    name: &'static str,
-    sent: Vec<u8>,
-    expected: Vec<&'static str>,
-    stays: bool,
+pub struct Case {
+    pub name: &'static str,
+    pub sent: Vec<u8>,
+    pub expected: Vec<&'static str>,
+    pub stays: bool,
 }
 
-fn cases(fixture: &'static str, token: &str) -> Vec<Case> {
+pub fn cases(fixture: &'static str, token: &str) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     for line in fixture.lines().filter(|line| !line.is_empty()) {
         match (line.split_once(' ').unwrap(), cases.last_mut()) {
@@ -78,7 +78,7 @@ fn with_length(sent: Vec<u8>) -> Vec<u8> {
 }
 
 /// All cases are tried, and then those that failed are told.
-fn assert_none_failed(failures: &[String]) {
+pub fn assert_none_failed(failures: &[String]) {
     assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
 }
 

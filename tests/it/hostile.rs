@@ -163,13 +163,13 @@ fn anonymous_kb(porter: &Porter) -> u64 {
 }
 
 /// Looks at the server's memory over and over while something goes on.
-struct MemoryWatch {
+pub struct MemoryWatch {
     stop: Arc<AtomicBool>,
     highest: JoinHandle<u64>,
 }
 
 impl MemoryWatch {
-    fn begin(porter: &Porter) -> MemoryWatch {
+    pub fn begin(porter: &Porter) -> MemoryWatch {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, status) = (Arc::clone(&stop), format!("/proc/{}/status", porter.pid()));
         let highest = std::thread::spawn(move || {
@@ -186,7 +186,7 @@ impl MemoryWatch {
     }
 
     /// The highest since it began, in kB.
-    fn end(self) -> u64 {
+    pub fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.highest.join().unwrap()
     }

@@ -203,6 +203,10 @@ impl Session {
         let mut outputs = Vec::new();
         let mut delivers = false;
         state.machine.handle(input, clock::mono_us(), &mut outputs);
+        if let Input::WebsocketGone(id) = input {
+            // Lost before it was the session's: another may come.
+            state.probing.take_if(|(probing, _)| *probing == id);
+        }
         for output in outputs {
             match output {
                 Output::AnswerPoll(id, answer) => {
