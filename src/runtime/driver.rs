@@ -692,7 +692,7 @@ impl Core {
         self.flush();
         for (_, outlet) in self.outlets.0.iter().flatten() {
             match outlet {
-                Outlet::Outbox(outbox) => outbox.cut(),
+                Outlet::Outbox(outbox) => outbox.go_away(),
                 Outlet::Answer(answer) => answer.give(ending()),
                 Outlet::Room(outbox) => {
                     outbox.close(close_code::SHUTDOWN, true);

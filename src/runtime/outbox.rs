@@ -82,6 +82,8 @@ pub(super) enum Units {
 
 /// The close code of a WebSocket whose session has ended; clients do not look at it.
 const CLOSED_NORMALLY: u16 = 1000;
+/// The close code of a WebSocket whose server ends.
+const GOING_AWAY: u16 = 1001;
 /// Bytes of pongs and the like that may wait; over it they are left out, for whoever asks so often does not listen.
 const CONTROL_BYTES_MAX: usize = 4 << 10;
 
@@ -424,6 +426,17 @@ impl Outbox {
     /// The peer has closed its sending side.
     pub(super) fn peer_finished(&self) {
         self.state().peer_finished = true;
+    }
+
+    /// The process ends: a WebSocket is told so if it takes that at once, and the link is cut.
+    pub(super) fn go_away(&self) {
+        let mut state = self.state();
+        if !state.closing && self.units == Units::Packets && self.stream.get().is_some() {
+            websocket::close_frame(GOING_AWAY, &mut state.lines);
+            self.write_now(&mut state);
+        }
+        drop(state);
+        self.cut();
     }
 
     /// Ends the link now, whatever waits.

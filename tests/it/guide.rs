@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use porter::protocol::events::{self, Event};
 use porter::protocol::http::refusal::status;
 use porter::protocol::refusal::Code;
 use serde_json::Value;
@@ -52,7 +53,7 @@ impl Shown {
                     Step::Say(_, line) => shown.sent.push(line.to_owned()),
                     Step::Hear(_, line) => shown.got.push(line.to_owned()),
                     Step::Run(_, command) => shown.command(command),
-                    Step::Note(_) | Step::Join(..) => {}
+                    Step::Note(_) | Step::Join(..) | Step::Connect(..) => {}
                 }
             }
         }
@@ -106,6 +107,20 @@ fn every_frame_and_member_has_an_example() {
     for member in members {
         let quoted = format!("\"{member}\":");
         assert!(shown.sent.iter().any(|line| line.contains(&quoted)), "{GUIDE} has no example of {member:?} in a frame");
+    }
+}
+
+#[test]
+fn every_event_has_an_example() {
+    let shown = Shown::of(&Document::read(GUIDE));
+    let has = |lines: &[String], name: &str| lines.iter().any(|line| line.split(' ').next() == Some(name));
+    for event in Event::ALL {
+        assert!(has(&shown.sent, event.name()), "{GUIDE} has no example of a phone that sends {}", event.name());
+        let answers = !matches!(event, Event::Disconnect | Event::Phone | Event::Door | Event::DoorResult);
+        assert!(!answers || has(&shown.got, event.error_name()), "{GUIDE} has no example of {}", event.error_name());
+    }
+    for name in [events::PUSH, events::DOOR, "push_done", "receipt", "(ack)", "(disconnected)", "error"] {
+        assert!(has(&shown.got, name), "{GUIDE} has no example of a phone that gets {name}");
     }
 }
 

@@ -37,6 +37,7 @@ mod scenario;
 #[path = "../../src/seeded.rs"]
 #[allow(dead_code, reason = "the unit tests use the rest of it")]
 mod seeded;
+mod socketio;
 mod socketio_bad_input;
 mod socketio_client;
 mod sync;

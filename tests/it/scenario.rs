@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +26,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::clients::{Client, Heard, WebSocket};
 use crate::disk;
 use crate::porter::{DEADLINE, Folder, Porter, manage_token};
+use crate::socketio_client::{Ws, frame};
 
 /// A document: its name, and its text.
 pub struct Document {
@@ -71,6 +73,8 @@ pub enum Step<'a> {
     Say(&'a str, &'a str),
     /// A client becomes a member of a room.
     Join(&'a str, &'a str),
+    /// A phone connects over Socket.IO.
+    Connect(&'a str, &'a str),
     /// A client or a command gets a line; `(closed)`: its end.
     Hear(&'a str, &'a str),
     /// A command begins.
@@ -97,13 +101,14 @@ impl<'a> Block<'a> {
     }
 }
 
-/// `name > frame`, `name < frame`, `name $ command`, `name joins URL` or `# note`.
+/// `name > frame`, `name < frame`, `name $ command`, `name joins URL`, `name connects URL` or `# note`.
 fn spoken(line: &str) -> Option<Step<'_>> {
     if line.starts_with('#') {
         return Some(Step::Note(line));
     }
     let (who, rest) = line.split_once(' ')?;
-    let step = [("> ", Step::Say as fn(_, _) -> _), ("< ", Step::Hear), ("$ ", Step::Run), ("joins ", Step::Join)];
+    let step =
+        [("> ", Step::Say as fn(_, _) -> _), ("< ", Step::Hear), ("$ ", Step::Run), ("joins ", Step::Join), ("connects ", Step::Connect)];
     step.iter().find_map(|(mark, step)| rest.trim_start().strip_prefix(mark).map(|what| step(who, what)))
 }
 
@@ -260,11 +265,80 @@ impl Link {
     }
 }
 
+/// A phone on Socket.IO. What it says is an event's name and its argument, with `(ack)` behind it where it wants an acknowledgement.
+struct Phone {
+    ws: Ws,
+    heard: VecDeque<String>,
+    acks: u32,
+}
+
+impl Phone {
+    const MARKER: &'static str = r#"42999999["server_info",{"num":"scenario"}]"#;
+
+    fn open(address: SocketAddr, query: &str) -> Phone {
+        let mut ws = Ws::connect(address, &format!("/socket.io/?EIO=3&transport=websocket&{query}"));
+        assert!(ws.text().unwrap().starts_with("0{"));
+        let mut phone = Phone { ws, heard: VecDeque::new(), acks: 0 };
+        match phone.ws.text() {
+            Some(packet) if packet == "40" => phone.settle(),
+            Some(packet) => phone.heard.push_back(Phone::shown(&packet)),
+            None => panic!("it is not let in, and not told why"),
+        }
+        phone
+    }
+
+    fn say(&mut self, line: &str) {
+        let (event, argument) = line.split_once(' ').unwrap_or((line, ""));
+        let (argument, ack) = match argument.strip_suffix("(ack)") {
+            Some(argument) => {
+                self.acks += 1;
+                (argument.trim_end(), self.acks.to_string())
+            }
+            None => (argument, String::new()),
+        };
+        let comma = if argument.is_empty() { "" } else { "," };
+        self.ws.say(&format!(r#"42{ack}["{event}"{comma}{argument}]"#));
+        self.settle();
+    }
+
+    /// All that was sent to this phone before now is in `heard`.
+    fn settle(&mut self) {
+        self.ws.try_send(&frame(0x81, Phone::MARKER.as_bytes()));
+        while let Some(packet) = self.ws.text() {
+            if packet.starts_with("43999999[") {
+                return;
+            }
+            if !packet.ends_with(r#","num":"scenario"}]"#) {
+                self.heard.push_back(Phone::shown(&packet));
+            }
+        }
+    }
+
+    /// A packet as the document shows it.
+    fn shown(packet: &str) -> String {
+        match packet.split_at(2) {
+            ("42", event) => {
+                let (name, argument) = event.strip_prefix("[\"").unwrap().strip_suffix(']').unwrap().split_once('"').unwrap();
+                format!("{name} {}", argument.strip_prefix(',').unwrap_or_default()).trim_end().to_owned()
+            }
+            ("43", ack) => format!("(ack) {}", &ack[ack.find('[').unwrap() + 1..ack.len() - 1]).trim_end().to_owned(),
+            ("44", error) => format!("error {error}"),
+            ("41", "") => "(disconnected)".to_owned(),
+            _ => panic!("what is {packet}?"),
+        }
+    }
+
+    fn hear(&mut self) -> Option<String> {
+        self.heard.pop_front().or_else(|| self.ws.text().map(|packet| Phone::shown(&packet)))
+    }
+}
+
 /// Plays a document.
 pub struct Player {
     server: Server,
     links: BTreeMap<String, Link>,
     members: BTreeMap<String, WebSocket>,
+    phones: BTreeMap<String, Phone>,
     processes: BTreeMap<String, Process>,
     names: Names,
     /// Lines said and not yet sent, so that what one client says in a row goes out at once.
@@ -298,6 +372,7 @@ impl Player {
             server,
             links: BTreeMap::new(),
             members: BTreeMap::new(),
+            phones: BTreeMap::new(),
             processes: BTreeMap::new(),
             names: Names::default(),
             said: None,
@@ -321,6 +396,10 @@ impl Player {
                 process.end();
             }
             assert_eq!(process.line(), None, "{who} printed more than that");
+        }
+        for (who, phone) in &mut self.phones {
+            phone.settle();
+            assert_eq!(phone.heard.pop_front(), None, "{who} got more than that");
         }
         for (who, link) in &mut self.links {
             link.settle();
@@ -350,6 +429,11 @@ impl Player {
                 let member = WebSocket::connect(self.server.porter().websocket, path.unwrap_or("/"));
                 self.members.insert(who.to_owned(), member);
             }
+            Step::Connect(who, url) => {
+                let query = self.names.filled(url.split_once('?').map_or("", |(_, query)| query));
+                self.phones.insert(who.to_owned(), Phone::open(self.server.porter().socketio, &query));
+            }
+            Step::Say(who, _) if self.phones.remove(who).is_some() => {}
             Step::Say(who, _) => self.links.remove(who).unwrap_or_else(|| panic!("who is {who}?")).close(who),
             Step::Hear(who, line) => self.hear(who, line),
             Step::Run(who, command) => {
@@ -362,6 +446,7 @@ impl Player {
             }
             Step::Note(Server::KILLED) => {
                 self.links.clear();
+                self.phones.clear();
                 self.server.kill_and_start();
             }
             Step::Note(note) => assert!(note.starts_with(Server::OWN.trim_end()), "what is {note:?}?"),
@@ -372,6 +457,9 @@ impl Player {
         if let Some((who, said)) = self.said.take() {
             if let Some(member) = self.members.get_mut(&who) {
                 return said.lines().for_each(|line| member.send_text(line));
+            }
+            if let Some(phone) = self.phones.get_mut(&who) {
+                return said.lines().for_each(|line| phone.say(line));
             }
             let server = self.server.porter();
             self.links.entry(who).or_insert_with(|| Link::open(server)).say(&said);
@@ -395,15 +483,17 @@ impl Player {
             };
             return self.names.expect(&self.server.localised(line), &heard);
         }
-        let heard = match (self.processes.get(who), self.links.get_mut(who)) {
-            (Some(process), _) => process.line(),
-            (None, Some(link)) => link.hear(),
-            (None, None) => panic!("who is {who}?"),
+        let heard = match (self.processes.get(who), self.links.get_mut(who), self.phones.get_mut(who)) {
+            (Some(process), ..) => process.line(),
+            (None, Some(link), _) => link.hear(),
+            (None, None, Some(phone)) => phone.hear(),
+            (None, None, None) => panic!("who is {who}?"),
         };
         match heard {
             None => {
                 assert_eq!(line, "(closed)", "{who} heard the end");
                 self.links.remove(who);
+                self.phones.remove(who);
             }
             Some(heard) => self.names.expect(&self.server.localised(line), &heard),
         }
@@ -411,6 +501,7 @@ impl Player {
 
     fn close_all(&mut self) {
         self.members.clear();
+        self.phones.clear();
         std::mem::take(&mut self.links).into_iter().for_each(|(who, link)| link.close(&who));
     }
 }
