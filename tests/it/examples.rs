@@ -29,7 +29,7 @@ fn with(text: &str, from: &str, to: &str) -> String {
 }
 
 /// Starts nginx with the example, its certificate and ports replaced.
-fn start_nginx(folder: &Folder, upstream: SocketAddr) -> (Nginx, SocketAddr) {
+fn start_nginx(folder: &Folder, porter: &Porter) -> (Nginx, SocketAddr) {
     let at = folder.path().display().to_string();
     let (certificate, key) = (format!("{at}/porter.pem"), format!("{at}/porter.key"));
     let subject = ["-subj", "/CN=porter.example.org", "-addext", "subjectAltName=DNS:porter.example.org", "-days", "1"];
@@ -39,7 +39,8 @@ fn start_nginx(folder: &Folder, upstream: SocketAddr) -> (Nginx, SocketAddr) {
         let site = with(&read("examples/nginx.conf"), "listen 443 ssl", &format!("listen {port} ssl"));
         let site = with(&site, "/etc/ssl/certs/porter.pem", &certificate);
         let site = with(&site, "/etc/ssl/private/porter.key", &key);
-        with(&site, "http://127.0.0.1:9900", &format!("http://{upstream}"))
+        let site = with(&site, "http://127.0.0.1:9906", &format!("http://{}", porter.socketio));
+        with(&site, "http://127.0.0.1:9900", &format!("http://{}", porter.rest))
     })
 }
 
@@ -58,7 +59,7 @@ fn curl(folder: &Folder, proxy: SocketAddr, path: &str, flags: &[&str]) -> (Stri
 fn the_nginx_example_serves_rest_under_tls_and_passes_addresses_on() {
     let site = Site::start(&["--auth-trusted-proxies", "127.0.0.1"]);
     let folder = Folder::new();
-    let (_nginx, proxy) = start_nginx(&folder, site.porter.rest);
+    let (_nginx, proxy) = start_nginx(&folder, &site.porter);
     let frame = r#"{"t":6,"method":"publish_to_alias","alias":"away","msg":"门","num":7}"#;
     let (status, body) = curl(&folder, proxy, &format!("/push/{}", site.token), &["-d", frame]);
     assert_eq!(status, "200", "{body}");
@@ -72,6 +73,31 @@ fn the_nginx_example_serves_rest_under_tls_and_passes_addresses_on() {
     assert_eq!(curl(&folder, proxy, &format!("/info/{}", site.token), &[]).0, "200");
     let access = std::fs::read_to_string(folder.path().join("access.log")).unwrap_or_default();
     assert!(!access.contains(&site.token), "a token is in the proxy's log");
+}
+
+#[test]
+fn the_nginx_example_serves_phones_by_polling_and_by_websocket() {
+    let site = Site::start(&["--auth-trusted-proxies", "127.0.0.1"]);
+    let folder = Folder::new();
+    let (_nginx, proxy) = start_nginx(&folder, &site.porter);
+    let phone = ["-H", "X-Forwarded-For: 10.0.0.7"];
+    let (status, body) = curl(&folder, proxy, "/socket.io/?EIO=3&transport=polling&b64=1", &phone);
+    assert!(status == "200" && body.ends_with("2:40"), "{status} {body}");
+    // From elsewhere it needs a token, also behind the proxy.
+    let (_, body) = curl(&folder, proxy, "/socket.io/?EIO=3&transport=polling&b64=1", &["-H", "X-Forwarded-For: 203.0.113.9"]);
+    assert!(body.contains(r#""code":"bad_token""#), "{body}");
+    let upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="];
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--http1.1", "--include", "--max-time", "3", "--noproxy", "*", "--output", "-"]);
+    curl.arg("--cacert").arg(folder.path().join("porter.pem"));
+    curl.args(["--resolve", &format!("porter.example.org:{}:127.0.0.1", proxy.port())]);
+    upgrade.iter().chain(&phone[1..]).for_each(|header| {
+        curl.args(["-H", header]);
+    });
+    let url = format!("https://porter.example.org:{}/socket.io/?EIO=3&transport=websocket", proxy.port());
+    // It stays open until curl gives up.
+    let said = String::from_utf8_lossy(&curl.arg(url).stdin(Stdio::null()).output().unwrap().stdout).into_owned();
+    assert!(said.starts_with("HTTP/1.1 101 ") && said.contains(r#"0{"sid":""#), "{said}");
 }
 
 #[test]
