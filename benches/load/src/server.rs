@@ -221,7 +221,7 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
         Kind::Porter => {
             let mut command = bound_to_us(&places.of("target/release/porter"));
             let ports = ["--rest-port", "0", "--socketio-port", "0", "--websocket-port", "0", "--tcp-port"];
-            command.args(["serve", "--log-level", "debug"]).args(ports).arg(port.to_string());
+            command.args(["serve", "--log-level", "warn"]).args(ports).arg(port.to_string());
             command.arg("--data-dir").arg(folder.0.join("data"));
             if settings.raised {
                 command.arg("--config").arg(places.of("benches/porter.toml"));
