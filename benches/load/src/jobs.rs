@@ -45,8 +45,8 @@ pub enum Work {
     EnqueueTopic { outstanding: u32, subscribers: u32 },
     /// What waits for receivers that come; its operations are the deliveries.
     Drain { receivers: u32 },
-    /// The same, to receivers that come all at once.
-    Storm { receivers: u32 },
+    /// Receivers come all at once, and so many messages wait for each; its operations are the receivers, its unit a delivery.
+    Storm { waiting: u32 },
     /// Heartbeats.
     Heartbeat { clients: u32, outstanding: u32 },
     /// Connections that are accepted and bound; they stay.
@@ -306,9 +306,9 @@ pub const JOBS: &[Job] = &[
             "Socket.IO: 1,000 clients come back at once by polling, then upgrade; 20 messages waited for each",
             "Socket.IO：1,000 个客户端同时以轮询重连再升级，每个有 20 条积存消息",
         ],
-        work: Work::Storm { receivers: 1_000 },
+        work: Work::Storm { waiting: 20 },
         by: By::Upgrade,
-        operations: 20_000,
+        operations: 1_000,
         settings: LIVE,
         floors: &[AtLeast(PerS, SocketIo2, 2.0)],
     },
@@ -388,7 +388,15 @@ impl Growth {
     /// Its steps as jobs without floors, with their names in the results.
     pub fn jobs(&self) -> impl Iterator<Item = (String, Job)> {
         self.steps.iter().map(|(size, work, operations)| {
-            let job = Job { id: self.id, title: self.title, work: *work, by: By::Own, operations: *operations, settings: self.settings, floors: &[] };
+            let job = Job {
+                id: self.id,
+                title: self.title,
+                work: *work,
+                by: By::Own,
+                operations: *operations,
+                settings: self.settings,
+                floors: &[],
+            };
             (format!("{}-{size}", self.id), job)
         })
     }

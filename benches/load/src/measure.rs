@@ -38,8 +38,8 @@ pub fn measure(places: &Places, kind: Kind, job: &Job) -> Outcome<Measured> {
         Work::Announce { outstanding, listeners } => run.announce(outstanding, listeners),
         Work::Enqueue { publishers, outstanding, receivers, before } => run.enqueue(publishers, outstanding, receivers, before),
         Work::EnqueueTopic { outstanding, subscribers } => run.enqueue_topic(outstanding, subscribers),
-        Work::Drain { receivers } => run.drain(receivers, AT_ONCE),
-        Work::Storm { receivers } => run.drain(receivers, receivers as usize),
+        Work::Drain { receivers } => run.drain(receivers, job.operations, AT_ONCE),
+        Work::Storm { waiting } => run.drain(job.operations as u32, job.operations * u64::from(waiting), job.operations as usize),
         Work::Heartbeat { clients, outstanding } => run.heartbeat(clients, outstanding),
         Work::Connect { at_once } => run.arrive(at_once as usize),
         Work::Idle => run.idle(),
@@ -153,16 +153,16 @@ impl Run<'_> {
         watch.end(&mut fleet, self.operations * u64::from(subscribers), self.operations)
     }
 
-    fn drain(&self, receivers: u32, at_once: usize) -> Outcome<Measured> {
+    fn drain(&self, receivers: u32, messages: u64, at_once: usize) -> Outcome<Measured> {
         self.introduce(receivers)?;
-        self.fill(self.operations, receivers)?;
+        self.fill(messages, receivers)?;
         std::thread::sleep(SETTLE);
         let mut fleet = Fleet::new()?;
         let watch = Stopwatch::begin(&self.server)?;
         self.connect(&mut fleet, (0..receivers).map(Who::Lasting), at_once)?;
-        fleet.await_deliveries(self.operations)?;
-        let measured = watch.end(&mut fleet, self.operations, self.operations)?;
-        fleet.check_each(|number| share(self.operations, receivers, number))?;
+        fleet.await_deliveries(messages)?;
+        let measured = watch.end(&mut fleet, messages, messages)?;
+        fleet.check_each(|number| share(messages, receivers, number))?;
         Ok(measured)
     }
 

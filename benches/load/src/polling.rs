@@ -213,8 +213,7 @@ mod tests {
     #[test]
     fn an_upgrade_follows_the_first_acknowledgements() {
         let input = [conversation(), b"HTTP/1.1 101 Switching Protocols\r\n\r\n\x81\x063probe".to_vec()].concat();
-        let events =
-            [Event::Ready, Event::Ready, Event::Delivered, Event::Delivered, Event::Nothing, Event::Nothing, Event::Ready];
+        let events = [Event::Ready, Event::Ready, Event::Delivered, Event::Delivered, Event::Nothing, Event::Nothing, Event::Ready];
         let mut out = [GET, &posted(&ACKNOWLEDGEMENTS)].concat();
         let mut upgraded = websocket::Client::upgrading(Phone::new(Who::Lasting(1)), "ab", &mut out);
         for item in [&b"HTTP/1.1 101 Switching Protocols\r\n\r\n"[..], b"\x81\x063probe"] {

@@ -342,9 +342,7 @@ pub fn version(places: &Places, kind: Kind) -> String {
         Kind::Porter => word(first_line(places.of("target/release/porter"), "--version").replace("porter ", "v="), "v="),
         Kind::Mosquitto => first_line(in_path("mosquitto"), "-h").split_whitespace().last().unwrap_or("unknown").to_owned(),
         Kind::Redis => word(first_line(in_path("redis-server"), "--version"), "v="),
-        Kind::Axum | Kind::Socketioxide => {
-            locked_version(places, "Cargo.lock", &format!("name = \"{}\"\nversion = \"", kind.name()))
-        }
+        Kind::Axum | Kind::Socketioxide => locked_version(places, "Cargo.lock", &format!("name = \"{}\"\nversion = \"", kind.name())),
         Kind::SocketIo2 => {
             let version = locked_version(places, "socketio-2/package-lock.json", "\"node_modules/socket.io\": {\n      \"version\": \"");
             format!("{version} (Node {})", first_line(in_path("node"), "--version"))

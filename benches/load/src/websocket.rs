@@ -24,7 +24,9 @@ pub struct Client {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The request is not answered.
-    Asked { probes: bool },
+    Asked {
+        probes: bool,
+    },
     /// The probe is not answered.
     Probed,
     Open,
