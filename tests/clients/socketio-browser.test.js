@@ -74,7 +74,7 @@ async function show(host, porter, jobs) {
     const port = await site.listen();
     const profile = mkdtempSync(join(tmpdir(), 'porter-chromium-'));
     const page = `http://${host}:${port}/`;
-    const chromium = spawn(CHROMIUM, [...FLAGS, `--user-data-dir=${profile}`, page]);
+    const chromium = spawn(CHROMIUM, [...FLAGS, `--user-data-dir=${profile}`, page], { detached: true });
     let said = '';
     chromium.stderr.on('data', (text) => (said += text));
     const ended = new Promise((resolve, reject) => chromium.once('exit', resolve).once('error', reject));
@@ -84,11 +84,12 @@ async function show(host, porter, jobs) {
         const how = await Promise.race([site.done.then(() => 'done'), ended, late]);
         assert.equal(how, 'done', `the page did not come to its end after ${JSON.stringify(site.results.at(-1))}: ${said.slice(-3_000)}`);
     } finally {
-        chromium.kill('SIGKILL');
+        // The whole group: its other processes would go on writing into the profile that is removed.
+        if (chromium.exitCode === null && chromium.pid) process.kill(-chromium.pid, 'SIGKILL');
         await ended.catch(() => {});
         site.server.closeAllConnections();
         site.server.close();
-        rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+        rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
     }
     return site.results;
 }
