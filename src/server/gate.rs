@@ -137,6 +137,16 @@ impl Gate {
         Ok(claims)
     }
 
+    /// Whether claims that were good a moment ago still are.
+    ///
+    /// # Errors
+    /// `bad_token`: they have ended meanwhile. It is nobody's attempt and not counted.
+    pub fn recheck(&self, claims: &Claims, now_s: u64) -> Result<(), Refusal> {
+        self.keyring.recheck(claims, now_s).map_err(|why| {
+            Refusal::new(Code::BadToken, if why == BadToken::NoKey { KEYRING_BROKEN } else { "token" })
+        })
+    }
+
     /// While the keyring is broken nothing is counted against anybody.
     fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
         self.keyring.check(token, now_s).map_err(|why| {

@@ -14,7 +14,7 @@ use tide::http::{StatusCode, Url};
 use crate::protocol::http::head::Head;
 use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::Response;
-use crate::protocol::refusal::{Code, Language};
+use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
@@ -97,18 +97,26 @@ impl Rest {
         self.desk.terms.set(terms);
     }
 
-    /// Whose request it is, and what its token says, where one is needed.
-    fn check(&self, route: &Route, head: &Head, peer: IpAddr) -> (IpAddr, Result<Option<Arc<Claims>>, HttpRefusal>) {
+    /// Whose request it is.
+    fn origin(&self, head: &Head, peer: IpAddr) -> IpAddr {
         let forwarded_for: Vec<&str> =
             head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
         // Whether it came past an unknown proxy matters to ports that let some in without a token; here all need one.
-        let (address, _) = self.gate.origin(peer, &forwarded_for, false);
+        self.gate.origin(peer, &forwarded_for, false).0
+    }
+
+    /// What the token of a request says, where one is needed.
+    fn check(&self, route: &Route, head: &Head, address: IpAddr) -> Result<Option<Arc<Claims>>, Refusal> {
         if route.is_open() {
-            return (address, Ok(None));
+            return Ok(None);
         }
         let token = token(head).unwrap_or_default();
-        let claims = self.gate.manage(address, &token, self.desk.handle.token_time_s());
-        (address, claims.map(|claims| Some(Arc::new(claims))).map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field)))
+        self.gate.manage(address, &token, self.desk.handle.token_time_s()).map(|claims| Some(Arc::new(claims)))
+    }
+
+    /// Once more, when the body is there: its token may have ended meanwhile.
+    fn recheck(&self, claims: Option<&Claims>) -> Result<(), Refusal> {
+        claims.map_or(Ok(()), |claims| self.gate.recheck(claims, self.desk.handle.token_time_s()))
     }
 
     /// The answer of a route, or to a request without one: counted, with its headers, and with its
@@ -141,10 +149,14 @@ impl Rest {
         }
     }
 
-    /// Lets tide find the endpoint, and takes the answer out of its response.
+    /// Lets tide find the endpoint, and takes the answer out of its response. tide walks a path by the character and a token is long,
+    /// so where it stood there is a dash now: it has been judged.
     async fn route(&self, route: &Route, asked: Asked, path: &str) -> Answered {
         let mut url = self.base.clone();
-        url.set_path(path);
+        match path.strip_suffix(routes::token_segment(path)) {
+            Some(before) if !route.is_open() => url.set_path(&format!("{before}-")),
+            _ => url.set_path(path),
+        }
         let mut request = tide::http::Request::new(route.method, url);
         request.ext_mut().insert(asked);
         let routed: tide::Result<tide::http::Response> = self.router.respond(request).await;
@@ -153,17 +165,27 @@ impl Rest {
     }
 }
 
+/// What the look at a head has found.
+struct Admitted {
+    route: &'static Route,
+    address: IpAddr,
+    claims: Option<Arc<Claims>>,
+}
+
 impl Service for Rest {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
         let route = routes::find(head.method(), head.path()).map_err(|miss| self.missed(miss, peer))?;
-        let (address, checked) = self.check(route, head, peer);
+        let address = self.origin(head, peer);
         // Of those who need no token no body is read.
         let body_limit = if route.is_open() { 0 } else { self.desk.terms.get().frame_max };
-        match checked {
+        match self.check(route, head, address) {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(_) => Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: None }),
+            Ok(claims) => {
+                let ticket = Box::new(Admitted { route, address, claims });
+                Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: Some(ticket) })
+            }
             Err(refusal) => {
-                let answered = self.desk.refused(refusal);
+                let answered = self.desk.refused(refusal.into());
                 log_answer(route, head, address, answered.status, clock::mono());
                 Err(self.finish(Some(route), answered))
             }
@@ -171,20 +193,18 @@ impl Service for Rest {
     }
 
     async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, peer, came_at, local, .. } = request;
+        let Request { head, body, came_at, local, ticket, .. } = request;
         let began = clock::mono();
-        let route = match routes::find(head.method(), head.path()) {
-            Ok(route) => route,
-            Err(miss) => return self.missed(miss, peer).into(),
+        let Some(Ok(admitted)) = ticket.map(|ticket| ticket.downcast::<Admitted>()) else {
+            return self.refuse(UNANSWERED).into();
         };
-        // Once more, for the token may have ended while the body came.
-        let (address, checked) = self.check(route, &head, peer);
-        let answered = match checked {
-            Ok(claims) => {
+        let Admitted { route, address, claims } = *admitted;
+        let answered = match self.recheck(claims.as_deref()) {
+            Ok(()) => {
                 let query = head.query().map(Into::into);
                 self.route(route, Asked { address, claims, came_at, local, query, body }, head.path()).await
             }
-            Err(refusal) => self.desk.refused(refusal),
+            Err(refusal) => self.desk.refused(refusal.into()),
         };
         log_answer(route, &head, address, answered.status, began);
         self.finish(Some(route), answered).into()
@@ -206,7 +226,7 @@ fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {
     let mut router = tide::with_state(desk);
     for route in &ROUTES {
         let (endpoint, subject) = (route.endpoint, route.subject());
-        router.at(route.path).method(route.method, move |request| call(request, endpoint, subject));
+        router.at(&route.path()).method(route.method, move |request| call(request, endpoint, subject));
     }
     router
 }
@@ -226,7 +246,7 @@ async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint, subject
     Ok(response)
 }
 
-/// The router and the table disagree: a fault of ours.
+/// The router and the table disagree, or a request was never admitted: a fault of ours.
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 
 /// The token of a request that has a route: the last segment of its path, or where that is `-`, the Authorization header's.

@@ -27,6 +27,13 @@ impl HttpRefusal {
     }
 }
 
+impl From<Refusal> for HttpRefusal {
+    /// With the status of its code.
+    fn from(refusal: Refusal) -> HttpRefusal {
+        HttpRefusal { status: status(refusal.code), refusal }
+    }
+}
+
 /// The status of a code (Protocol §10).
 #[must_use]
 pub const fn status(code: Code) -> u16 {

@@ -252,7 +252,7 @@ impl Desk {
     async fn report(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
         // What was acknowledged just now is shown: the report is read from the store.
         self.handle.settle().await;
-        let kept = self.handle.report(mid).await.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
+        let kept = self.handle.report(mid).await?;
         let lines = if kept.is_empty() { self.handle.waiting_for(mid) } else { kept };
         if lines.is_empty() {
             return Err(UNKNOWN_MID);
@@ -265,7 +265,7 @@ impl Desk {
         let (part, form) = door_log::read(subject, asked.query.as_deref(), self.terms.get().first_page)?;
         // An opening just now is shown: the log is read from the store.
         self.handle.settle().await;
-        let (total, doors) = self.handle.door_log(part).await.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
+        let (total, doors) = self.handle.door_log(part).await?;
         Ok(match form {
             Form::Json => Answered::json(200, door_log::json(total, &doors)),
             Form::Csv => {

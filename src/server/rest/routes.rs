@@ -61,8 +61,9 @@ const _: () = assert!(Endpoint::Metrics as usize + 1 == NO_ENDPOINT);
 pub(super) struct Route {
     /// The method; GET answers HEAD as well.
     pub(super) method: Method,
-    /// The path; a segment that begins with `:` stands for any that is not empty. The last is the token, unless the route is open.
-    pub(super) path: &'static str,
+    /// The segments of the path; one that begins with `:` stands for any that is not empty. The last is the token, unless the route is
+    /// open.
+    segments: &'static [&'static str],
     /// What is asked.
     pub(super) endpoint: Endpoint,
 }
@@ -78,51 +79,55 @@ pub(super) enum Miss {
 
 /// All routes.
 pub(super) static ROUTES: [Route; 13] = [
-    route(Method::Post, "/push/:token", Endpoint::Push),
-    route(Method::Get, "/info/:token", Endpoint::Info),
-    route(Method::Get, "/info/servers/:token", Endpoint::Servers),
-    route(Method::Get, "/info/status/:alias/:token", Endpoint::Status),
-    route(Method::Get, "/info/allChannelAlias/:page/:token", Endpoint::Channels),
-    route(Method::Get, "/info/allSocketIOAlias/:page/:token", Endpoint::SocketIos),
-    route(Method::Get, "/info/message/:mid/:token", Endpoint::Report),
-    route(Method::Delete, "/info/message/:mid/:token", Endpoint::Recall),
-    route(Method::Get, "/info/doorLog/:page/:token", Endpoint::DoorLog),
-    route(Method::Get, "/info/doorPicture/:id/:token", Endpoint::DoorPicture),
-    route(Method::Get, "/health/live", Endpoint::Live),
-    route(Method::Get, "/health/ready", Endpoint::Ready),
-    route(Method::Get, "/metrics/:token", Endpoint::Metrics),
+    route(Method::Post, &["push", ":token"], Endpoint::Push),
+    route(Method::Get, &["info", ":token"], Endpoint::Info),
+    route(Method::Get, &["info", "servers", ":token"], Endpoint::Servers),
+    route(Method::Get, &["info", "status", ":alias", ":token"], Endpoint::Status),
+    route(Method::Get, &["info", "allChannelAlias", ":page", ":token"], Endpoint::Channels),
+    route(Method::Get, &["info", "allSocketIOAlias", ":page", ":token"], Endpoint::SocketIos),
+    route(Method::Get, &["info", "message", ":mid", ":token"], Endpoint::Report),
+    route(Method::Delete, &["info", "message", ":mid", ":token"], Endpoint::Recall),
+    route(Method::Get, &["info", "doorLog", ":page", ":token"], Endpoint::DoorLog),
+    route(Method::Get, &["info", "doorPicture", ":id", ":token"], Endpoint::DoorPicture),
+    route(Method::Get, &["health", "live"], Endpoint::Live),
+    route(Method::Get, &["health", "ready"], Endpoint::Ready),
+    route(Method::Get, &["metrics", ":token"], Endpoint::Metrics),
 ];
 
-const fn route(method: Method, path: &'static str, endpoint: Endpoint) -> Route {
-    Route { method, path, endpoint }
+/// Segments that no route has: what a path is cut into at most.
+const TOO_MANY_SEGMENTS: usize = 5;
+
+const fn route(method: Method, segments: &'static [&'static str], endpoint: Endpoint) -> Route {
+    assert!(segments.len() < TOO_MANY_SEGMENTS);
+    Route { method, segments, endpoint }
 }
 
 impl Route {
+    /// The path as a pattern.
+    pub(super) fn path(&self) -> String {
+        self.segments.iter().flat_map(|segment| ["/", segment]).collect()
+    }
+
     /// The path for the log: its pattern, the token masked. What the client put into the segments is not in it, for a client that
     /// mixes them up puts its token anywhere.
     pub(super) fn masked(&self) -> String {
-        self.path.replace(":token", "…")
+        self.path().replace(":token", "…")
     }
 
     /// Whether it is for everybody: it needs no token and shows nothing secret. Its status is all that some watchers look at, so
     /// `rest.error_status` does not touch it.
     pub(super) fn is_open(&self) -> bool {
-        !self.path.ends_with("/:token")
+        self.segments.last() != Some(&":token")
     }
 
     /// The name of its parameter beside the token; no path has two.
     pub(super) fn subject(&self) -> Option<&'static str> {
-        self.path.split('/').filter_map(|segment| segment.strip_prefix(':')).find(|name| *name != "token")
+        self.segments.iter().filter_map(|segment| segment.strip_prefix(':')).find(|name| *name != "token")
     }
 
-    fn has_path(&self, path: &str) -> bool {
-        let mut segments = path.split('/');
-        let all_match = self.path.split('/').all(|pattern| match segments.next() {
-            Some(segment) if pattern.starts_with(':') => !segment.is_empty(),
-            Some(segment) => segment == pattern,
-            None => false,
-        });
-        all_match && segments.next().is_none()
+    fn has(&self, segments: &[&str]) -> bool {
+        let matches = |(pattern, segment): (&&str, &&str)| if pattern.starts_with(':') { !segment.is_empty() } else { pattern == segment };
+        self.segments.len() == segments.len() && self.segments.iter().zip(segments).all(matches)
     }
 
     /// Its methods as `Allow` lists them.
@@ -134,11 +139,13 @@ impl Route {
 /// The route of a request. Methods are case-sensitive; HEAD is looked up as GET.
 pub(super) fn find(method: &str, path: &str) -> Result<&'static Route, Miss> {
     let method = if method == "HEAD" { "GET" } else { method };
-    let matching: Vec<&'static Route> = ROUTES.iter().filter(|route| route.has_path(path)).collect();
-    if let Some(route) = matching.iter().find(|route| route.method.as_ref() == method) {
+    // Cut once: the token in it is long, and there are many routes.
+    let segments: Vec<&str> = path.strip_prefix('/').ok_or(Miss::Path)?.split('/').take(TOO_MANY_SEGMENTS).collect();
+    let matching = ROUTES.iter().filter(|route| route.has(&segments));
+    if let Some(route) = matching.clone().find(|route| route.method.as_ref() == method) {
         return Ok(route);
     }
-    let allowed: Vec<&str> = matching.iter().map(|route| route.allowed()).collect();
+    let allowed: Vec<&str> = matching.map(Route::allowed).collect();
     Err(if allowed.is_empty() { Miss::Path } else { Miss::Method(allowed.join(", ")) })
 }
 
@@ -162,7 +169,7 @@ mod tests {
         let mut router = tide::new();
         for route in &ROUTES {
             let endpoint = route.endpoint;
-            router.at(route.path).method(route.method, move |request: tide::Request<()>| async move {
+            router.at(&route.path()).method(route.method, move |request: tide::Request<()>| async move {
                 let subject = ["alias", "page", "mid", "id"].iter().find_map(|name| request.param(name).ok()).map(Into::into);
                 let mut response = tide::Response::new(StatusCode::Ok);
                 response.insert_ext(Routed(endpoint, subject));
@@ -209,7 +216,7 @@ mod tests {
         let mut found = 0;
         for _ in 0..20_000 {
             // Mostly the beginning of some route, or nearly nothing would be found.
-            let mut path = random.pick(&ROUTES).path.split(':').next().unwrap().trim_end_matches('/').to_owned();
+            let mut path = random.pick(&ROUTES).path().split(':').next().unwrap().trim_end_matches('/').to_owned();
             for _ in 0..random.below(4) {
                 path = format!("{path}/{}", random.pick(&SEGMENTS));
             }
@@ -223,7 +230,7 @@ mod tests {
                     found += 1;
                     let Some(Routed(endpoint, subject)) = routed else { panic!("{method} {path}") };
                     assert_eq!(endpoint, route.endpoint, "{method} {path}");
-                    let sent = path.rsplit('/').nth(1).filter(|_| route.path.matches(':').count() == 2);
+                    let sent = path.rsplit('/').nth(1).filter(|_| route.path().matches(':').count() == 2);
                     let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
                     assert_eq!(subject.as_deref().map(decoded), sent.map(decoded), "{method} {path}");
                 }
@@ -236,8 +243,8 @@ mod tests {
     #[test]
     fn every_route_finds_itself_and_all_but_health_end_in_a_token() {
         for route in &ROUTES {
-            assert_eq!(route.is_open(), route.path.starts_with("/health/"), "{route:?}");
-            let path = route.path.replace(':', "");
+            assert_eq!(route.is_open(), route.path().starts_with("/health/"), "{route:?}");
+            let path = route.path().replace(':', "");
             assert_eq!(find(route.method.as_ref(), &path).unwrap().endpoint, route.endpoint);
             assert!(route.is_open() || token_segment(&path) == "token");
         }
