@@ -160,22 +160,8 @@ pub fn string(text: &str, out: &mut Vec<u8>) {
 
 /// Appends `n` in decimal digits.
 pub fn number(n: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; DIGITS_MAX];
-    let mut first = DIGITS_MAX;
-    let mut left = n;
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[first..]);
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
-
-/// Digits of the largest `u64`.
-const DIGITS_MAX: usize = 20;
 
 /// `t` 0, but for its closing brace.
 fn error(refusal: Refusal, n: Option<&Num>, language: Language, out: &mut Vec<u8>) {

@@ -226,7 +226,7 @@ mod tests {
                 }
                 (Some(read), None) => assert_eq!(read, decode::request(meaning.as_bytes()), "{}", case[0]),
                 (Some(Request { body: Body::Refused(Refusal { code, field }), num, .. }), Some(refused)) => {
-                    let num = num.map_or(String::new(), |num| num.text.into());
+                    let num = num.map_or(String::new(), |num| num.text.to_string());
                     assert_eq!(format!("{} {field} {num}", code.as_str()).trim_end(), refused, "{}", case[0]);
                 }
                 (Some(read), Some(_)) => panic!("{}: {read:?}", case[0]),

@@ -30,8 +30,27 @@ fn value(text: &str) -> Option<usize> {
 /// Bytes of the string that begins here, with its quotes.
 fn string(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('"')?.as_bytes();
-    let end = inner.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+    let end = first_special(inner)?;
     (inner[end] == b'"').then_some(end + 2)
+}
+
+/// Where the first byte is that is a quote, a backslash or a control character: eight bytes at a time, for a message is long.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    // The top bit of each byte that is less than `limit`, at most 128; of bytes above a smaller one perhaps too, so only the first counts.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & TOPS;
+    let equal = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let special = below(word, 0x20) | equal(word, b'"') | equal(word, b'\\');
+        if special != 0 {
+            return Some(8 * at + special.trailing_zeros() as usize / 8);
+        }
+    }
+    let in_rest = rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+    Some(8 * words.len() + in_rest)
 }
 
 /// Bytes of the integer that begins here. What follows it tells whether it was one: a fraction or an exponent is no end of a member.
@@ -95,6 +114,17 @@ mod tests {
             "[1]",
         ] {
             assert_eq!(short(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_special_byte_is_found_wherever_it_stands() {
+        let mut seeded = Seeded(2);
+        for _ in 0..100_000 {
+            let bytes: Vec<u8> =
+                (0..seeded.below(40)).map(|_| *seeded.pick(b"a!#[]\x1f\x20\x7f\x80\xff\"\\zzzzzzzzzzzzzzzzzzzzzzzzzz")).collect();
+            let expected = bytes.iter().position(|&byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+            assert_eq!(first_special(&bytes), expected, "{bytes:?}");
         }
     }
 

@@ -8,8 +8,9 @@ use crate::protocol::refusal::Refusal;
 /// What a reply carries back to whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Num {
-    /// The caller's correlation value, as the JSON text it was written in: a string with its quotes, or a number. Empty: none.
-    pub text: Box<str>,
+    /// The caller's correlation value, as the JSON text it was written in: a string with its quotes, or a number. Empty: none. Shared:
+    /// it is held while its publish waits, and goes back with the answer.
+    pub text: Arc<str>,
     /// Which question it was, where replies name theirs.
     pub call: Option<Box<Call>>,
 }

@@ -142,9 +142,9 @@ impl Gate {
     /// # Errors
     /// `bad_token`: they have ended meanwhile. It is nobody's attempt and not counted.
     pub fn recheck(&self, claims: &Claims, now_s: u64) -> Result<(), Refusal> {
-        self.keyring.recheck(claims, now_s).map_err(|why| {
-            Refusal::new(Code::BadToken, if why == BadToken::NoKey { KEYRING_BROKEN } else { "token" })
-        })
+        self.keyring
+            .recheck(claims, now_s)
+            .map_err(|why| Refusal::new(Code::BadToken, if why == BadToken::NoKey { KEYRING_BROKEN } else { "token" }))
     }
 
     /// While the keyring is broken nothing is counted against anybody.

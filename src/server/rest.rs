@@ -4,6 +4,7 @@
 //! tide's router. Both go by the one table in `routes`. Types of tide and http-types are met only in this module (G6, G9): what they
 //! believe of headers is never asked, and nothing a client sent becomes a header.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -250,13 +251,14 @@ async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint, subject
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 
 /// The token of a request that has a route: the last segment of its path, or where that is `-`, the Authorization header's.
-fn token(head: &Head) -> Option<String> {
+fn token(head: &Head) -> Option<Cow<'_, str>> {
     let segment = routes::token_segment(head.path());
     if segment == "-" {
         let (scheme, token) = head.header("authorization")?.split_once(' ')?;
-        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
+        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into());
     }
-    percent_decode_str(segment).decode_utf8().ok().map(Into::into)
+    // Hexadecimal digits need no escapes.
+    if segment.contains('%') { percent_decode_str(segment).decode_utf8().ok() } else { Some(segment.into()) }
 }
 
 /// One line a request. Method and path are the table's words, so no token can be in them.
@@ -275,7 +277,7 @@ mod tests {
     fn token_of(head: &str) -> Option<String> {
         let mut decoder = Decoder::new();
         decoder.push(format!("{head}\r\nHost: a\r\n\r\n").as_bytes());
-        token(&decoder.next_head().unwrap().unwrap())
+        token(&decoder.next_head().unwrap().unwrap()).map(Cow::into_owned)
     }
 
     #[test]

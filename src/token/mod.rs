@@ -210,16 +210,15 @@ fn encode_hex(bytes: &[u8]) -> String {
 
 /// Lower-case digits in pairs, and nothing else.
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
+    const NO_DIGIT: u8 = 0xff;
     let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        _ => NO_DIGIT,
     };
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?)).collect()
+    let all_digits = rest.is_empty() && text.bytes().all(|digit| nibble(digit) != NO_DIGIT);
+    all_digits.then(|| pairs.iter().map(|[high, low]| nibble(*high) << 4 | nibble(*low)).collect())
 }
 
 #[cfg(test)]
