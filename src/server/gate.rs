@@ -40,7 +40,7 @@ pub struct Visitor {
     /// From where: the client's own address, where a trusted proxy tells it.
     pub address: IpAddr,
     /// What its token allows; none where it needs none and gave none.
-    pub claims: Option<Claims>,
+    pub claims: Option<Arc<Claims>>,
 }
 
 /// By which settings a gate judges. A link is judged when it comes: new terms are for those that come later.
@@ -89,7 +89,7 @@ impl Gate {
     ///
     /// # Errors
     /// `bad_token`: one is needed and missing, or the one given is not valid.
-    pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Claims>, Refusal> {
+    pub fn admit(&self, address: IpAddr, token: Option<&str>, now_s: u64) -> Result<Option<Arc<Claims>>, Refusal> {
         let needed = self.is_token_needed(address, false);
         match token {
             None if needed => Err(Refusal::new(Code::BadToken, "token")),
@@ -129,7 +129,7 @@ impl Gate {
     ///
     /// # Errors
     /// `bad_token`, `rate_limited` after ten of them in a minute, `forbidden` for a device's token.
-    pub fn manage(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
+    pub fn manage(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Arc<Claims>, Refusal> {
         let claims = self.check(address, token, now_s)?;
         if claims.role != Role::Manage {
             return Err(Refusal::new(Code::Forbidden, "token"));
@@ -148,7 +148,7 @@ impl Gate {
     }
 
     /// While the keyring is broken nothing is counted against anybody.
-    fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Claims, Refusal> {
+    fn check(&self, address: IpAddr, token: &str, now_s: u64) -> Result<Arc<Claims>, Refusal> {
         self.keyring.check(token, now_s).map_err(|why| {
             if why == BadToken::NoKey {
                 // Nobody's fault who asks: a genuine token is refused as well, and must be good again as soon as the files are.

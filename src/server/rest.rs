@@ -112,7 +112,7 @@ impl Rest {
             return Ok(None);
         }
         let token = token(head).unwrap_or_default();
-        self.gate.manage(address, &token, self.desk.handle.token_time_s()).map(|claims| Some(Arc::new(claims)))
+        self.gate.manage(address, &token, self.desk.handle.token_time_s()).map(Some)
     }
 
     /// Once more, when the body is there: its token may have ended meanwhile.

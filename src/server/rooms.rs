@@ -101,7 +101,7 @@ impl Rooms {
         let token = query(head, "token");
         let visitor = self.gate.admit_request(peer, head, token.as_deref(), false, self.handle.token_time_s());
         let (address, claims) = match visitor {
-            Ok(visitor) => (visitor.address, visitor.claims.map(Arc::new)),
+            Ok(visitor) => (visitor.address, visitor.claims),
             Err(refusal) if upgrades && refusal.code == Code::BadToken => return Ok(Asked::TurnedAway(close_code::FORBIDDEN)),
             Err(Refusal { code, field, .. }) => return Err(HttpRefusal::new(code, field)),
         };

@@ -135,7 +135,7 @@ impl SocketIo {
             Ok(visitor) => (visitor, Ok(())),
             Err(refusal) => (Visitor { address: peer, claims: None }, Err(refusal)),
         };
-        let link = self.handle.open_socketio(visitor.address, visitor.claims.map(Arc::new));
+        let link = self.handle.open_socketio(visitor.address, visitor.claims);
         let session = self.sessions.add(link, query.base64, query.transport);
         if query.transport == Transport::Websocket {
             session.link().add(&session.open_packet());

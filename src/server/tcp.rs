@@ -184,7 +184,7 @@ impl Connection {
         match self.server.gate.admit(self.address, token.as_deref(), self.server.handle.token_time_s()) {
             Ok(None) => true,
             Ok(Some(claims)) => {
-                self.link.set_claims(Arc::new(claims));
+                self.link.set_claims(claims);
                 true
             }
             // Also after too many bad ones: here a link with a bad token ends, so that it has nothing to slow down.

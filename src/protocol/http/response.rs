@@ -62,8 +62,9 @@ impl Response {
     pub fn encode_head(&self, afterwards: Afterwards, out: &mut Vec<u8>) {
         self.encode_headers(out);
         if self.has_length() {
-            // Writing to a Vec can't fail.
-            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
+            out.extend_from_slice(b"Content-Length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(self.body.len()).as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
         if afterwards == Afterwards::Close {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -79,6 +80,7 @@ impl Response {
 
     /// The status line and the response's own headers.
     fn encode_headers(&self, out: &mut Vec<u8>) {
+        // Writing to a Vec can't fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
             if is_name(name) && is_value(value) && !FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name)) {
@@ -100,7 +102,10 @@ impl Response {
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'))
 }
 
 fn is_value(value: &str) -> bool {
