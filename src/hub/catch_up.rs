@@ -276,7 +276,8 @@ impl Hub {
             self.end_binding_pull(id, Mid::ZERO);
             return Err(Refusal::new(Code::Unavailable, ""));
         }
-        let seen = self.links.find_mut(id).map(|link| std::mem::take(&mut link.pulled)).unwrap_or_default();
+        let seen =
+            self.links.find_mut(id).and_then(|link| link.rare.as_mut()).map(|rare| std::mem::take(&mut rare.pulled)).unwrap_or_default();
         for mid in seen {
             self.acknowledge_one(id, key, mid, fx);
         }
@@ -303,12 +304,10 @@ impl Hub {
     fn answer_pull(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], num: Option<Num>, fx: &mut Effects) {
         let (messages, whole) = self.page_messages(key, plan, read, fx);
         let Some(link) = self.links.find_mut(id) else { return };
-        link.pulled = messages.iter().map(|message| message.mid).collect();
-        if let Some(&last) = link.pulled.last() {
-            let entry = self.aliases.get_mut(key);
-            entry.pushed = entry.pushed.max(last);
-        }
-        let end = link.pulled.last().copied().unwrap_or(Mid::ZERO);
+        link.rare.get_or_insert_default().pulled = messages.iter().map(|message| message.mid).collect();
+        let end = messages.last().map_or(Mid::ZERO, |message| message.mid);
+        let entry = self.aliases.get_mut(key);
+        entry.pushed = entry.pushed.max(end);
         self.end_binding_pull(id, end);
         fx.reply(id, Reply::Pulled { messages, more: plan.more || !whole, num });
     }

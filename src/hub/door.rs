@@ -67,11 +67,12 @@ impl Hub {
 
     fn join_room(&mut self, id: LinkId, frame: DoorFrame, at: u64, fx: &mut Effects) -> Result<(), Refusal> {
         let Some(link) = self.links.find_mut(id) else { return Ok(()) };
-        if !link.rooms.contains(&frame.room) {
-            if link.rooms.len() >= ROOMS_PER_LINK_MAX {
+        let rooms = &mut link.rare.get_or_insert_default().rooms;
+        if !rooms.contains(&frame.room) {
+            if rooms.len() >= ROOMS_PER_LINK_MAX {
                 return Err(Refusal::new(Code::BadField, "r"));
             }
-            link.rooms.push(frame.room.clone());
+            rooms.push(frame.room.clone());
         }
         link.settled = true;
         link.extended |= frame.extended;

@@ -50,10 +50,8 @@ pub(super) struct Link {
     pub unanswered: u32,
     /// Openings whose result it is owed.
     pub openings: u32,
-    /// Door rooms it has joined.
-    pub rooms: Vec<RoomName>,
-    /// What the previous pull returned: the next one acknowledges it.
-    pub pulled: Vec<Mid>,
+    /// What only few links have.
+    pub rare: Option<Box<Rare>>,
     /// What the link waits for before its next frame, and the frames behind it.
     pub hold: Option<Box<Hold>>,
     /// Frames of the batch that was handed over, not yet acted on.
@@ -64,6 +62,15 @@ pub(super) struct Link {
     pub batch_at: u64,
     /// No further frame will come: it ends when all are answered.
     pub finished: bool,
+}
+
+/// What an idle link should not pay for.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Door rooms it has joined.
+    pub rooms: Vec<RoomName>,
+    /// What the previous pull returned: the next one acknowledges it.
+    pub pulled: Vec<Mid>,
 }
 
 /// Whether new messages go to a session at once.
@@ -121,8 +128,7 @@ impl Link {
             missed: 0,
             unanswered: 0,
             openings: 0,
-            rooms: Vec::new(),
-            pulled: Vec::new(),
+            rare: None,
             hold: None,
             backlog: VecDeque::new(),
             owes_ready: false,

@@ -244,7 +244,7 @@ impl Hub {
     /// Forgets a link and what hangs on it.
     pub(super) fn end_link(&mut self, id: LinkId, fx: &mut Effects) {
         let Some(link) = self.links.close(id) else { return };
-        self.leave_rooms(id, &link.rooms);
+        self.leave_rooms(id, link.rare.as_ref().map_or(&[], |rare| &rare.rooms));
         self.rooms.leave(id, self.now.mono, fx);
         if link.queued {
             let links = &self.links;

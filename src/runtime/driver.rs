@@ -36,6 +36,8 @@ use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
 const INPUTS_PER_TURN_MAX: usize = 256;
+/// Inputs that the normal lane keeps room for while it is empty: what a storm made of it is given back.
+const NORMAL_LANE_KEPT: usize = 4 * INPUTS_PER_TURN_MAX;
 /// Empty buffers kept for the next outboxes.
 const SPARE_BUFFERS: usize = 64;
 /// The exit code after a panic in the hub: the state may be wrong, the store is whole, a supervisor restarts.
@@ -349,6 +351,9 @@ fn next_input(shared: &Shared, lane: Lane) -> Option<Input> {
         Lane::Door => lanes.door.pop_front(),
         Lane::Normal => lanes.normal.pop_front(),
     };
+    if input.is_none() {
+        lanes.normal.shrink_to(NORMAL_LANE_KEPT);
+    }
     shared.door_waits.store(!lanes.door.is_empty(), Ordering::Release);
     input
 }

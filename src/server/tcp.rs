@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use memchr::memchr_iter;
+
 use crate::limits::{BATCH_BYTES_MAX, BATCH_DOOR_FRAMES_MAX, BATCH_FRAMES_MAX, HEARD_EVERY};
 use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
@@ -72,8 +74,7 @@ impl TcpServer {
             link: self.handle.open_tcp(stream, peer.ip()),
             reader: Reader {
                 lines: Lines::new(self.frame_max()),
-                kept: Vec::new(),
-                used: 0,
+                kept: None,
                 arrival,
                 came_at: 0,
                 told_at: 0,
@@ -119,8 +120,8 @@ impl Connection {
         if self.link.is_broken() {
             return Poll::Ready(Read::Broken);
         }
-        if self.reader.used < self.reader.kept.len() {
-            return Poll::Ready(Read::Batch(self.reader.next_kept()));
+        if let Some(kept) = self.reader.kept.take() {
+            return Poll::Ready(Read::Batch(self.reader.take_kept(kept)));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let read = match ready!(self.reader.arrival.poll_read(self.link.stream(), context, scratch)) {
@@ -239,9 +240,8 @@ struct Batch {
 /// The reading side of one link.
 struct Reader {
     lines: Lines,
-    /// Bytes read beyond the last batch; empty while idle.
-    kept: Vec<u8>,
-    used: usize,
+    /// Bytes read beyond the last batch.
+    kept: Option<Box<Kept>>,
     arrival: Arrival,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
@@ -259,8 +259,7 @@ impl Reader {
         let mut input = bytes;
         let batch = next_batch(&mut self.lines, &mut input, self.came_at);
         if !input.is_empty() && !batch.overlong {
-            self.kept = input.to_vec();
-            self.used = 0;
+            self.kept = Some(Box::new(Kept { bytes: input.into(), used: 0 }));
         }
         batch
     }
@@ -275,16 +274,22 @@ impl Reader {
     }
 
     /// A batch from the bytes kept; perhaps empty, if only the beginning of a line is left.
-    fn next_kept(&mut self) -> Batch {
-        let mut input = &self.kept[self.used..];
+    fn take_kept(&mut self, mut kept: Box<Kept>) -> Batch {
+        let mut input = &kept.bytes[kept.used..];
         let batch = next_batch(&mut self.lines, &mut input, self.came_at);
-        self.used = self.kept.len() - input.len();
-        if input.is_empty() || batch.overlong {
-            self.kept = Vec::new();
-            self.used = 0;
+        let left = input.len();
+        if left > 0 && !batch.overlong {
+            kept.used = kept.bytes.len() - left;
+            self.kept = Some(kept);
         }
         batch
     }
+}
+
+/// Bytes that were read and are not yet frames, the first `used` of them aside.
+struct Kept {
+    bytes: Box<[u8]>,
+    used: usize,
 }
 
 /// Whether a batch must end behind that frame: its answer may fill an outbox alone, and the next batch waits until there is room
@@ -295,7 +300,8 @@ fn ends_batch(body: &Body) -> bool {
 
 /// As many frames as a batch may have, of bytes that came at that time.
 fn next_batch(lines: &mut Lines, input: &mut &[u8], at: u64) -> Batch {
-    let mut frames = Vec::new();
+    // Exactly as many as there are: an idle link's batch is one frame, and all of them may send theirs at the same moment.
+    let mut frames = Vec::with_capacity(memchr_iter(b'\n', input).take(BATCH_FRAMES_MAX).count());
     let (mut bytes, mut doors) = (0, 0);
     while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && doors < BATCH_DOOR_FRAMES_MAX {
         match lines.next(input) {
