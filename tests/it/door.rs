@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::clients::{Client, http};
 use crate::porter::{DEADLINE, Folder, Porter, Site, manage_token, token};
+use crate::proxy::Proxy;
 use crate::tcp::limit_descriptors;
 
 impl Site {
@@ -358,6 +359,39 @@ fn an_opening_that_could_not_be_written_for_five_seconds_is_never_delivered() {
         assert_eq!(door.json()["t"], 5);
     }
     door.expect_nothing();
+}
+
+#[test]
+fn a_door_in_catch_up_behind_a_network_that_hangs_gets_no_late_opening_and_a_fresh_one_at_once() {
+    let site = Site::start(&[]);
+    let proxy = Proxy::before(site.porter.tcp);
+    let mut door = Client::bound_plain(proxy.address, "R 1");
+    proxy.stop();
+    let mut publisher = Client::connect(site.porter.tcp);
+    let body = format!(r#""{}""#, "x".repeat(60_000));
+    for n in 0..150 {
+        publisher.publish("R 1", &body, n);
+    }
+    assert!(!site.get("/metrics").body.contains("porter_congested_total 0\n"), "it is in catch-up");
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    let begin = Instant::now();
+    opener.send(OPEN);
+    assert_eq!(opener.json()["reason"], "no_answer");
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(begin.elapsed()));
+    proxy.go_on();
+    // What the kernels hold of this link may still come; then it ends, for it took nothing for five seconds.
+    while let Some(line) = door.try_line() {
+        assert!(!line.contains(r#""t":8"#) && line != OPEN, "an opening that is 10 s old was handed on");
+    }
+    let mut door = Client::bound_plain(proxy.address, "R 1");
+    opener.send(OPEN);
+    let mut before = 0;
+    while door.line() != OPEN {
+        before += 1;
+    }
+    assert!(before < 100, "the opening came behind the whole backlog");
+    door.send(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
+    assert_eq!(opener.json()["ok"], true);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::clients::{Client, Heard, HttpAnswer, WebSocket, handshake, http_raw, masked};
 use crate::porter::{DEADLINE, Site, token};
+use crate::proxy::Proxy;
 
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0 a picture of a face";
 
@@ -615,49 +616,6 @@ fn the_door_log_tells_who_opened_what_with_the_newest_picture() {
     assert_eq!(site.get("/info/doorLog/1").json()["list"][1]["picture"], json!(picture));
 }
 
-/// A proxy that can stop forwarding and go on, as a network that hangs.
-struct Proxy {
-    address: std::net::SocketAddr,
-    stopped: std::sync::Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Proxy {
-    fn before(server: std::net::SocketAddr) -> Proxy {
-        use std::sync::atomic::{AtomicBool, Ordering};
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let stopped = std::sync::Arc::new(AtomicBool::new(false));
-        let flag = std::sync::Arc::clone(&stopped);
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = TcpStream::connect(server).unwrap();
-                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    let flag = std::sync::Arc::clone(&flag);
-                    std::thread::spawn(move || {
-                        let mut buffer = [0; 4_096];
-                        loop {
-                            // What is not read stays with the kernels, as in a network that hangs.
-                            while flag.load(Ordering::Relaxed) {
-                                std::thread::sleep(Duration::from_millis(5));
-                            }
-                            match from.read(&mut buffer) {
-                                Ok(read) if read > 0 && to.write_all(&buffer[..read]).is_ok() => {}
-                                _ => break,
-                            }
-                        }
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Proxy { address, stopped }
-    }
-
-    fn stop(&self, stops: bool) {
-        self.stopped.store(stops, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
     let site = Site::start(&[]);
@@ -671,7 +629,7 @@ fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
     let mut opener = Client::bound(site.porter.tcp, "ann");
     far.expect_nothing();
     let mut phone = site.room("/capture-r/1");
-    proxy.stop(true);
+    proxy.stop();
     // Frames of a phone fill what the kernels hold for the door, so that the opening stays with Porter.
     let picture = vec![3; 256 << 10];
     for _ in 0..64 {
@@ -684,7 +642,7 @@ fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
     while begin.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(50));
     }
-    proxy.stop(false);
+    proxy.go_on();
     loop {
         match far.hear() {
             Heard::Binary(_) => {}
