@@ -44,8 +44,8 @@ pub const ROOMS_PER_LINK_MAX: usize = 64;
 pub const DOOR_FRAMES_QUEUED_MAX: usize = 64;
 /// Openings waiting for a result at once; over it the oldest is answered `no_answer`. Each lives at most 3 s.
 pub const OPENINGS_PENDING_MAX: usize = 10_000;
-/// Bytes that may wait for one member of a room before its senders are held, or for a phone in texts before it is closed; one
-/// frame more may be on its way (Design §6).
+/// Bytes that may wait for one member of a room before its senders are held, or for a phone in texts before it is closed (Design §6).
+/// What passes it is taken whole: it holds at most the rest of one batch more, below `BATCH_BYTES_MAX` and one frame.
 pub const ROOM_OUTBOX_BYTES: usize = 1 << 20;
 /// Frames of rooms in one turn of the hub, after all else (Design §6).
 pub const ROOM_FRAMES_PER_TURN_MAX: usize = 64;
