@@ -349,9 +349,11 @@ impl Handle {
         answer.take().await
     }
 
-    /// Recalls a message: how many deliveries ended, `None` if nothing was owed.
-    #[must_use]
-    pub fn recall(&self, mid: Mid) -> Option<usize> {
+    /// Recalls a message: how many deliveries ended.
+    ///
+    /// # Errors
+    /// `not_found`: nothing was owed; `unavailable`: it is not known yet what is stored.
+    pub fn recall(&self, mid: Mid) -> Result<usize, Refusal> {
         self.shared.act(|hub, now, fx| hub.recall(now, mid, fx))
     }
 
