@@ -517,23 +517,76 @@ fn a_phone_with_too_many_texts_waiting_is_closed() {
 }
 
 #[test]
-fn a_thousand_joins_and_leaves_leave_nothing_behind() {
+fn thousands_of_joins_and_leaves_leave_nothing_behind_and_disturb_nobody() {
     let site = Site::start(&[]);
     let (mut door, mut phone) = (site.room("/capture-x/0"), site.room("/capture-x/1"));
+    let before = site.porter.memory_kb("RssAnon");
     let begin = Instant::now();
-    for round in 0..1_000 {
-        let mut guest = site.room("/capture-x/1");
-        if round % 10 == 0 {
-            guest.send(0x88, &1000_u16.to_be_bytes());
-            while !matches!(guest.hear(), Heard::Close(1000)) {}
+    std::thread::scope(|scope| {
+        let guests: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for round in 0..1_000 {
+                        let mut guest = site.room("/capture-x/1");
+                        // By turns with a farewell, without one, and with one that is not waited for.
+                        if round % 3 > 0 {
+                            guest.send(0x88, &1000_u16.to_be_bytes());
+                        }
+                        if round % 3 == 1 {
+                            let ends = |heard: &Heard| matches!(heard, Heard::Close(_) | Heard::End);
+                            assert_eq!(std::iter::repeat_with(|| guest.hear()).find(ends), Some(Heard::Close(1000)));
+                        }
+                    }
+                })
+            })
+            .collect();
+        // Each picture and text reaches who stays, whoever comes and goes beside it.
+        let mut sent = 0_u32;
+        while guests.iter().any(|guest| !guest.is_finished()) {
+            door.send_binary(&[JPEG, &sent.to_be_bytes()].concat());
+            phone.expect_binary(&[JPEG, &sent.to_be_bytes()].concat());
+            phone.send_text(&sent.to_string());
+            door.expect_text(&sent.to_string());
+            sent += 1;
         }
-        if round % 100 == 0 {
-            door.send_binary(b"\xff\xd8\xffx");
-            phone.expect_binary(b"\xff\xd8\xffx");
-        }
-    }
-    assert!(begin.elapsed() < DEADLINE);
+    });
+    eprintln!("rooms: {:.0} joins and leaves a second", 4_000.0 / begin.elapsed().as_secs_f64());
     site.await_counts([0, 1, 0], 2);
+    let grown = site.porter.memory_kb("RssAnon").saturating_sub(before);
+    eprintln!("rooms: memory grew by {grown} kB");
+    assert!(grown < 8 << 10, "it grew by {grown} kB");
+}
+
+#[test]
+fn of_callers_that_come_at_once_one_is_in_and_the_others_hear_that_it_is_busy() {
+    let site = Site::start(&[]);
+    let mut callee = site.room("/r/1/b");
+    let last: Vec<Heard> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4)
+            .map(|n| {
+                let site = &site;
+                scope.spawn(move || {
+                    let mut caller = site.room("/r/0/a");
+                    caller.send_text(&n.to_string());
+                    caller.hear()
+                })
+            })
+            .collect();
+        // What the others said while they waited has gone with them.
+        let Heard::Text(first) = callee.hear() else { panic!("no text") };
+        // Those that wait are turned away by the pong of the one that is in, which hears nothing but the answer to its text.
+        let end = Instant::now() + DEADLINE;
+        while callers.iter().filter(|caller| caller.is_finished()).count() < 3 {
+            assert!(Instant::now() < end, "more than one is in, or none is turned away");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        callee.expect_nothing();
+        callee.send_text(&first);
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+    });
+    assert_eq!(last.iter().filter(|heard| **heard == Heard::Close(4009)).count(), 3, "{last:?}");
+    let in_room = last.iter().position(|heard| matches!(heard, Heard::Text(_))).unwrap();
+    assert_eq!(last[in_room], Heard::Text(in_room.to_string()));
 }
 
 #[test]
@@ -546,6 +599,8 @@ fn names_that_bite_are_names_and_reach_logs_and_pages_harmlessly() {
     // Control characters are none.
     opener.expect_refusal(r#"{"t":8,"r":"\u001b[2J","u":"x"}"#, "bad_field");
     opener.expect_refusal(r#"{"t":8,"r":"x","u":"a\u0000b"}"#, "bad_field");
+    opener.expect_refusal(r#"{"t":8,"r":"x","u":"\u009b31m"}"#, "bad_field");
+    opener.expect_refusal(r#"{"t":10,"r":"a\u0007","u":""}"#, "bad_field");
     opener.send(r#"{"t":8,"r":"<script>alert(1)</script>","u":"=cmd()"}"#);
     door.expect(r#"{"t":8,"r":"<script>alert(1)</script>","u":"=cmd()"}"#);
     let mut page = site.room("/%3Cscript%3Ealert(1)%3C%2Fscript%3E/0/x");
