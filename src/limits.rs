@@ -136,6 +136,9 @@ pub const KEEPALIVE_PROBES: u32 = 3;
 pub const OPENING_AGE_MAX: Duration = Duration::from_secs(5);
 /// The same in ms, as the kernel takes it: what it holds for a door dies with the connection then (Protocol §7).
 pub const DOOR_USER_TIMEOUT_MS: u32 = OPENING_AGE_MAX.as_millis() as u32;
+/// Bytes that the kernel holds for a door, which it doubles as well: nothing there can be dropped, and on a slow line what is ahead of
+/// an opening makes it late. A line that carries 10 KB a second takes that much in about 3 s.
+pub const DOOR_SEND_BUFFER_BYTES: usize = 16 << 10;
 /// How long a door may take to answer an opening (Protocol §7).
 pub const DOOR_ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// How long the incumbent of a place in a one-to-one room has to answer a ping before a newcomer gets it (Protocol §9).
@@ -244,6 +247,7 @@ pub struct Limits {
 }
 
 const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX);
+const _: () = assert!(DOOR_SEND_BUFFER_BYTES < SEND_BUFFER_BYTES);
 const _: () = assert!(TRANSACTION_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(GRACE_MIN.as_millis() < GRACE_MAX.as_millis());
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= u16::MAX as usize);

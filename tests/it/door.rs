@@ -493,6 +493,43 @@ fn a_door_in_catch_up_behind_a_network_that_hangs_gets_no_late_opening_and_a_fre
     assert_eq!(opener.json()["ok"], true);
 }
 
+/// A slow line always takes something, so nothing cuts it, and what the kernel holds for it is late by as much as it carries in a second.
+#[test]
+fn on_a_slow_line_with_a_backlog_an_opening_comes_soon_or_not_at_all() {
+    let site = Site::start(&[]);
+    let proxy = Proxy::with_buffer(site.porter.tcp, 16 << 10);
+    let mut door = Client::bound_plain(proxy.address, "R 1");
+    // 20 KB a second.
+    proxy.slow_down(Duration::from_millis(200));
+    let mut publisher = Client::connect(site.porter.tcp);
+    let body = format!(r#""{}""#, "x".repeat(5_000));
+    for n in 0..300 {
+        publisher.publish("R 1", &body, n);
+    }
+    let (arrived, arrivals) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        while let Some(line) = door.try_line() {
+            if let Some((_, num)) = line.split_once(r#""t":8,"r":"R 1","u":"","num":"#) {
+                let _ = arrived.send((num.trim_end_matches('}').parse::<usize>().unwrap(), Instant::now()));
+            }
+        }
+    });
+    let mut opener = Client::bound_plain(site.porter.tcp, "ann");
+    let sent: Vec<Instant> = (0..50)
+        .map(|num| {
+            opener.send(&format!(r#"{{"t":8,"r":"R 1","u":"","num":{num}}}"#));
+            std::thread::sleep(Duration::from_millis(500));
+            Instant::now() - Duration::from_millis(500)
+        })
+        .collect();
+    let ages: Vec<Duration> = arrivals.try_iter().map(|(num, at)| at - sent[num]).collect();
+    eprintln!("doors: {} of 50 came over a slow line, the latest after {:?}", ages.len(), ages.iter().max());
+    // Five seconds in the server at most, and what the proxy and the little that the kernel holds add; with the kernel's usual buffer
+    // it was 13 to 18 s.
+    assert!(ages.iter().all(|age| *age < Duration::from_secs(10)), "{ages:?}");
+    assert!(!ages.is_empty());
+}
+
 #[test]
 fn an_opener_that_has_closed_its_side_still_hears_the_result() {
     let site = Site::start(&[]);
