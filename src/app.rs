@@ -126,21 +126,21 @@ fn run(settings: Effective, read: ReadSettings) -> Result<(), Fault> {
     let addresses =
         Addresses { tcp: tcp.local_addr(), rest: rest.local_addr(), websocket: websocket.local_addr(), socketio: socketio.local_addr() };
     let server = Arc::new(TcpServer::new(handle.clone(), Arc::clone(&gate), config.limits.frame));
-    let (terms, phone_terms) = (Arc::new(http::Options::new(signal.clone())), Arc::new(http::Options::new(signal.clone())));
+    let [terms, phone_terms, room_terms] = [(); 3].map(|()| Arc::new(http::Options::new(signal.clone())));
     let watch = Arc::new(Watch {
         handle: handle.clone(),
         disk,
         alarms: Arc::clone(&alarms),
         permits: Arc::clone(&permits),
         tcp: Arc::clone(&server),
-        http: [("rest", Arc::clone(&terms)), ("socketio", Arc::clone(&phone_terms))],
+        http: [("rest", Arc::clone(&terms)), ("socketio", Arc::clone(&phone_terms)), ("websocket", Arc::clone(&room_terms))],
         tally: Tally::new(&ENDPOINTS),
         gate: Arc::clone(&gate),
     });
     log_status(Arc::clone(&watch));
     serve_tcp(tcp, &permits, &signal, Arc::clone(&server));
     let rooms = Arc::new(Rooms::new(RoomsOptions { handle: handle.clone(), gate: Arc::clone(&gate), terms: reload::room_terms(&config) }));
-    serve_rooms(websocket, &permits, Arc::new(http::Options::new(signal.clone())), Arc::clone(&rooms));
+    serve_rooms(websocket, &permits, room_terms, Arc::clone(&rooms));
     let answers = Arc::new(Rest::new(rest_options(&config, &addresses, watch)));
     serve_rest(rest, &permits, terms, Arc::clone(&answers));
     let phones = Arc::new(SocketIo::new(socketio_options(&config, handle.clone(), Arc::clone(&gate))));
@@ -322,9 +322,10 @@ fn log_status(watch: Arc<Watch>) {
             let figures = watch.figures();
             let (hub, disk) = (&figures.hub, figures.disk);
             let (load, count) = (&hub.load, &hub.counters);
+            let rooms = hub.rooms.one_to_one + hub.rooms.one_to_many + hub.rooms.many_to_many;
             let of_ports = |read: fn(&HttpFigures) -> u64| figures.http.iter().map(read).sum::<u64>();
             log::info!(
-                "status connections={} links={} aliases={} deliveries_waiting={} oldest_waits_s={} bytes_waiting={} store={:?} problem={} \
+                "status connections={} links={} aliases={} room_members={} rooms={} deliveries_waiting={} oldest_waits_s={} bytes_waiting={} store={:?} problem={} \
                  publishes={} deliveries={} acknowledged={} expired={} dropped={} recalled={} lost={} not_stored={} openings={} \
                  stale_openings={} congested={} outbox_bytes={} notices_dropped={} commits={} failed_commits={} database_bytes={} \
                  wal_bytes={} disk_free_bytes={} clock_steps={} http_on_tcp={} accepted={} refused={} refused_of_address={} \
@@ -332,6 +333,8 @@ fn log_status(watch: Arc<Watch>) {
                 figures.connections,
                 load.links,
                 load.aliases,
+                hub.sizes.web_socket,
+                rooms,
                 load.deliveries,
                 hub.oldest_waits.as_secs(),
                 load.bodies,

@@ -44,8 +44,8 @@ pub const ROOMS_PER_LINK_MAX: usize = 64;
 pub const DOOR_FRAMES_QUEUED_MAX: usize = 64;
 /// Openings waiting for a result at once; over it the oldest is answered `no_answer`. Each lives at most 3 s.
 pub const OPENINGS_PENDING_MAX: usize = 10_000;
-/// Bytes that may wait for one member of a room before its senders are held, or for a phone in texts before it is closed; one
-/// frame more may be on its way (Design §6).
+/// Bytes that may wait for one member of a room before its senders are held, or for a phone in texts before it is closed (Design §6).
+/// What passes it is taken whole: it holds at most the rest of one batch more, below `BATCH_BYTES_MAX` and one frame.
 pub const ROOM_OUTBOX_BYTES: usize = 1 << 20;
 /// Frames of rooms in one turn of the hub, after all else (Design §6).
 pub const ROOM_FRAMES_PER_TURN_MAX: usize = 64;
@@ -136,6 +136,9 @@ pub const KEEPALIVE_PROBES: u32 = 3;
 pub const OPENING_AGE_MAX: Duration = Duration::from_secs(5);
 /// The same in ms, as the kernel takes it: what it holds for a door dies with the connection then (Protocol §7).
 pub const DOOR_USER_TIMEOUT_MS: u32 = OPENING_AGE_MAX.as_millis() as u32;
+/// Bytes that the kernel holds for a door, which it doubles as well: nothing there can be dropped, and on a slow line what is ahead of
+/// an opening makes it late. A line that carries 10 KB a second takes that much in about 3 s.
+pub const DOOR_SEND_BUFFER_BYTES: usize = 16 << 10;
 /// How long a door may take to answer an opening (Protocol §7).
 pub const DOOR_ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// How long the incumbent of a place in a one-to-one room has to answer a ping before a newcomer gets it (Protocol §9).
@@ -244,6 +247,7 @@ pub struct Limits {
 }
 
 const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX);
+const _: () = assert!(DOOR_SEND_BUFFER_BYTES < SEND_BUFFER_BYTES);
 const _: () = assert!(TRANSACTION_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(GRACE_MIN.as_millis() < GRACE_MAX.as_millis());
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= u16::MAX as usize);

@@ -8,7 +8,7 @@ use crate::hub::storage::{Change, DeliveryState, ReportLine};
 use crate::hub::waiting;
 use crate::names::{Alias, LinkId, Mid};
 use crate::protocol::frame::{Mids, Reply};
-use crate::protocol::refusal::Refusal;
+use crate::protocol::refusal::{Code, Refusal};
 
 /// Deliveries of one alias that one publish drops at most. One is enough where the cap stays what it was; after it was lowered the
 /// next publishes shrink what waits, none of them for long.
@@ -210,19 +210,22 @@ impl Hub {
         }
     }
 
-    /// Recall: deliveries not yet acknowledged end. `None`: nothing is owed of that message.
-    pub fn recall(&mut self, now: super::Now, mid: Mid, fx: &mut Effects) -> Option<usize> {
+    /// Recall: deliveries not yet acknowledged end. How many did.
+    ///
+    /// # Errors
+    /// `not_found`: nothing is owed of that message; `unavailable`: what is stored is not known yet, and it may be of that.
+    pub fn recall(&mut self, now: super::Now, mid: Mid, fx: &mut Effects) -> Result<usize, Refusal> {
         self.now = now;
         let owing = self.owing(mid);
         if owing.is_empty() {
-            return None;
+            return Err(if self.uninformed { Refusal::new(Code::Unavailable, "") } else { Refusal::new(Code::NotFound, "mid") });
         }
         for key in &owing {
             self.tell_ended_elsewhere(*key, mid, None, fx);
             self.end_one(*key, mid, DeliveryState::Recalled, fx);
         }
         self.counters.recalled += owing.len() as u64;
-        Some(owing.len())
+        Ok(owing.len())
     }
 
     /// Who is still owed a message. A walk over all aliases, for the two rare requests that need it: no list of receivers

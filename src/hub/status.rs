@@ -153,7 +153,8 @@ impl Hub {
     }
 
     /// The counts of frame 7.
-    pub(super) fn room_counts(&self) -> RoomCounts {
+    #[must_use]
+    pub fn room_counts(&self) -> RoomCounts {
         RoomCounts { channels: self.sizes().channel, ..self.rooms.counts() }
     }
 

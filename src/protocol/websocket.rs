@@ -3,6 +3,10 @@
 //! Messages are read by tungstenite, which is lent the bytes that were read (Dependencies §5): a connection that is idle holds one
 //! small buffer. Frames are written past it, since a frame for many is made once and shared, and tungstenite's own buffer for what
 //! goes out never shrinks. What it wants to answer by itself, pongs and closes, is taken from it by [`Decoder::take_control`].
+//!
+//! Its buffer for what comes in never shrinks either, and can't be seen. So behind a large frame it is given up, with all of its
+//! tungstenite: the bytes that go in are followed from frame to frame, and where a message ends with nothing behind it there is
+//! nothing to lose.
 
 use std::io::{self, Read, Write};
 
@@ -18,6 +22,10 @@ use crate::protocol::refusal::Code;
 
 /// Bytes of the longest header of a frame from the server: no mask.
 pub const HEADER_BYTES_MAX: usize = 10;
+/// Bytes of the longest header of a frame from a client.
+const CLIENT_HEADER_BYTES_MAX: usize = 14;
+/// Behind a frame with more bytes of payload its buffer is given up: a large picture costs its sender's idle connection nothing.
+const KEPT_FRAME_BYTES_MAX: u64 = 16 << 10;
 /// Bytes of the text of a `Sec-WebSocket-Key`: 16 random bytes in base64.
 const KEY_BYTES: usize = 24;
 /// The only version there is (RFC 6455).
@@ -133,6 +141,23 @@ struct Pipe {
     taken: usize,
     end: usize,
     output: Vec<u8>,
+    passed: Passed,
+}
+
+/// Where in its frames a peer's stream is: as far as bytes have passed to tungstenite.
+#[derive(Debug, Default)]
+struct Passed {
+    /// The header that bytes pass of, and how many have.
+    header: [u8; CLIENT_HEADER_BYTES_MAX],
+    known: u8,
+    /// Bytes of payload that are still to pass; `None`: the header is not whole.
+    left: Option<u64>,
+    /// A fragment has passed and its message goes on.
+    in_message: bool,
+    /// Messages that have passed whole and were not read from tungstenite.
+    unread: u32,
+    /// A frame has begun for which the buffer grows beyond what is kept.
+    is_large: bool,
 }
 
 impl Decoder {
@@ -152,7 +177,8 @@ impl Decoder {
     pub fn lend(&mut self, scratch: Vec<u8>, filled: usize) {
         let pipe = self.socket.get_mut();
         debug_assert!(!pipe.has_input(), "what was lent before is read first");
-        *pipe = Pipe { end: filled.min(scratch.len()), input: scratch, taken: 0, output: std::mem::take(&mut pipe.output) };
+        (pipe.taken, pipe.end) = (0, filled.min(scratch.len()));
+        pipe.input = scratch;
     }
 
     /// Gives the scratch back. Bytes of it that were not read yet are kept in a buffer of their own.
@@ -176,8 +202,14 @@ impl Decoder {
     pub fn next_item(&mut self) -> Result<Option<Item>, Broken> {
         loop {
             return match self.socket.read() {
-                Ok(Message::Text(text)) => Ok(Some(Item::Text(text))),
-                Ok(Message::Binary(bytes)) => Ok(Some(Item::Binary(bytes))),
+                Ok(Message::Text(text)) => {
+                    self.note_read();
+                    Ok(Some(Item::Text(text)))
+                }
+                Ok(Message::Binary(bytes)) => {
+                    self.note_read();
+                    Ok(Some(Item::Binary(bytes)))
+                }
                 Ok(Message::Pong(_)) => Ok(Some(Item::Pong)),
                 Ok(Message::Close(frame)) => {
                     // Its answer is written by the next look.
@@ -194,6 +226,19 @@ impl Decoder {
         }
     }
 
+    /// A message was read. Behind a large one tungstenite is made anew: it has read all that has passed, and has nothing to send, since
+    /// it sends before it reads on.
+    fn note_read(&mut self) {
+        let pipe = self.socket.get_mut();
+        pipe.passed.unread -= 1;
+        if pipe.passed.is_large && pipe.passed.is_all_read() {
+            pipe.passed.is_large = false;
+            let pipe = std::mem::take(pipe);
+            let config = *self.socket.get_config();
+            self.socket = WebSocket::from_raw_socket(pipe, Role::Server, Some(config));
+        }
+    }
+
     /// The frames that answer pings and a close; empty where there is nothing to answer.
     #[must_use]
     pub fn take_control(&mut self) -> Vec<u8> {
@@ -207,13 +252,72 @@ impl Pipe {
     }
 }
 
+impl Passed {
+    /// Goes on through bytes that come next: how many of them may pass now. All, but with a large frame none behind the end of a
+    /// frame, so that nothing is lost with its buffer.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        let mut passed = 0;
+        while passed < bytes.len() {
+            match self.left {
+                None => {
+                    self.header[usize::from(self.known)] = bytes[passed];
+                    self.known += 1;
+                    passed += 1;
+                    self.left = self.payload_bytes();
+                    self.is_large |= self.left > Some(KEPT_FRAME_BYTES_MAX);
+                }
+                Some(left) => {
+                    let part = left.min((bytes.len() - passed) as u64);
+                    self.left = Some(left - part);
+                    passed += part as usize;
+                }
+            }
+            if self.left == Some(0) {
+                self.end_frame();
+                if self.is_large {
+                    break;
+                }
+            }
+        }
+        passed
+    }
+
+    /// The length in a header that is whole.
+    fn payload_bytes(&self) -> Option<u64> {
+        let known = usize::from(self.known);
+        let header = &self.header[..known];
+        let second = *header.get(1)?;
+        let (length_end, length) = match second & 0x7f {
+            126 => (4, u64::from(u16::from_be_bytes(header.get(2..4)?.try_into().ok()?))),
+            127 => (10, u64::from_be_bytes(header.get(2..10)?.try_into().ok()?)),
+            short => (2, u64::from(short)),
+        };
+        let mask = if second & 0x80 == 0 { 0 } else { 4 };
+        (known == length_end + mask).then_some(length)
+    }
+
+    fn end_frame(&mut self) {
+        let (is_final, is_control) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 != 0);
+        if !is_control {
+            self.in_message = !is_final;
+            self.unread += u32::from(is_final);
+        }
+        (self.known, self.left) = (0, None);
+    }
+
+    /// Whether tungstenite holds nothing of what has passed.
+    fn is_all_read(&self) -> bool {
+        self.known == 0 && !self.in_message && self.unread == 0
+    }
+}
+
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let rest = &self.input[self.taken..self.end];
         if rest.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let bytes = rest.len().min(buffer.len());
+        let bytes = self.passed.pass(&rest[..rest.len().min(buffer.len())]);
         buffer[..bytes].copy_from_slice(&rest[..bytes]);
         self.taken += bytes;
         Ok(bytes)
@@ -434,6 +538,68 @@ mod tests {
         }
         assert_eq!(decoder.next_item(), Ok(None));
         assert!(!decoder.has_input());
+    }
+
+    /// Whether a decoder that has nothing left to read holds a buffer that grew.
+    fn holds_a_large_buffer(decoder: &Decoder) -> bool {
+        decoder.socket.get_ref().passed.is_large
+    }
+
+    #[test]
+    fn the_buffer_of_a_large_message_is_given_up_with_it() {
+        let large = vec![b'x'; 60_000];
+        let parts = [client_frame(0x01, &large[..30_000]), client_frame(0x89, b"ping"), client_frame(0x80, &large[30_000..])].concat();
+        for (sent, is_one_frame) in [(client_frame(0x81, &large), true), (client_frame(0x82, &large), true), (parts, false)] {
+            for (before, behind) in [(&b""[..], &b""[..]), (b"a", b""), (b"", b"b"), (b"a", b"b")] {
+                let small = |text: &[u8]| if text.is_empty() { Vec::new() } else { client_frame(0x82, text) };
+                let bytes = [small(before), sent.clone(), small(behind)].concat();
+                let mut decoder = Decoder::new(OPTIONS);
+                decoder.lend(bytes.clone(), bytes.len());
+                let mut lengths = Vec::new();
+                while let Some(item) = decoder.next_item().unwrap() {
+                    let payload: Bytes = match item {
+                        Item::Text(text) => text.into(),
+                        Item::Binary(payload) => payload,
+                        other => panic!("{other:?}"),
+                    };
+                    // Nobody but its reader holds it, or a part of what it stands in.
+                    assert!(payload.len() < 60_000 || !is_one_frame || payload.is_unique());
+                    lengths.push(payload.len());
+                }
+                let expected: Vec<usize> = [before.len(), 60_000, behind.len()].into_iter().filter(|length| *length > 0).collect();
+                assert_eq!(lengths, expected);
+                assert!(!holds_a_large_buffer(&decoder));
+                let mut pong = Vec::new();
+                frame(Opcode::Pong, &mut pong, |out| out.extend_from_slice(b"ping"));
+                assert_eq!(decoder.take_control(), if is_one_frame { Vec::new() } else { pong });
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_between_large_and_small_frames() {
+        let mut seeded = Seeded(11);
+        for round in 0..300 {
+            let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+            for _ in 0..=seeded.below(12) {
+                let sizes = [0, 1, 125, 126, 16_383, 16_384, 16_385, 20_000];
+                let (mut whole, fragments) = (Vec::new(), seeded.below(3));
+                for at in 0..=fragments {
+                    if seeded.below(3) == 0 {
+                        bytes.extend(client_frame(0x8a, b""));
+                        expected.push(Item::Pong);
+                    }
+                    let payload = vec![seeded.next_u64() as u8; sizes[seeded.below(sizes.len())]];
+                    let first = if at == 0 { 2 } else { 0 } | if at == fragments { 0x80 } else { 0 };
+                    bytes.extend(client_frame(first, &payload));
+                    whole.extend(payload);
+                }
+                expected.push(Item::Binary(whole.into()));
+            }
+            let piece = [7, 100, 4_096, 20_000, 65_536][seeded.below(5)];
+            let (items, broken, control) = read(&bytes, piece);
+            assert!((items, broken, control.len()) == (expected, None, 0), "round {round}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::hub::storage::{DoorEntry, ReportLine, Restored};
 use crate::hub::{Hub, Input, Options};
 use crate::limits::{DISK_HOLD_MAX, HEALTH_WAIT, Limits};
 use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport};
-use crate::protocol::frame::{Reply, Request};
+use crate::protocol::frame::{Reply, Request, RoomCounts};
 use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::protocol::room::{RoomFrame, RoomKind, RoomPath};
 use crate::runtime::answer::Answer;
@@ -50,6 +50,8 @@ pub struct Figures {
     pub load: Load,
     /// Who is there.
     pub sizes: Sizes,
+    /// Rooms with a member.
+    pub rooms: RoomCounts,
     /// What has happened.
     pub counters: Counters,
     /// What is under way.
@@ -347,9 +349,11 @@ impl Handle {
         answer.take().await
     }
 
-    /// Recalls a message: how many deliveries ended, `None` if nothing was owed.
-    #[must_use]
-    pub fn recall(&self, mid: Mid) -> Option<usize> {
+    /// Recalls a message: how many deliveries ended.
+    ///
+    /// # Errors
+    /// `not_found`: nothing was owed; `unavailable`: it is not known yet what is stored.
+    pub fn recall(&self, mid: Mid) -> Result<usize, Refusal> {
         self.shared.act(|hub, now, fx| hub.recall(now, mid, fx))
     }
 
@@ -404,6 +408,7 @@ impl Handle {
             uptime: Duration::from_micros(now.mono),
             load: hub.load(),
             sizes: hub.sizes(),
+            rooms: hub.room_counts(),
             counters: hub.counters().clone(),
             queues: hub.queues(),
             door_inputs,

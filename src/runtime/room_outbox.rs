@@ -17,16 +17,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::AsyncWrite;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-use crate::limits::{DOOR_FRAMES_QUEUED_MAX, DOOR_USER_TIMEOUT_MS, OPENING_AGE_MAX, ROOM_OUTBOX_BYTES};
+use crate::limits::{DOOR_FRAMES_QUEUED_MAX, OPENING_AGE_MAX, ROOM_OUTBOX_BYTES};
 use crate::names::LinkId;
 use crate::protocol::room::RoomFrame;
 use crate::protocol::websocket::{self, Header, Opcode};
 use crate::runtime::clock;
 use crate::runtime::credit::Credit;
 use crate::runtime::outbox::Bounds;
-use crate::runtime::socket::Socket;
+use crate::runtime::socket::{Socket, hold_little};
 
 /// After a close frame the socket goes within this time, whatever the peer does (Dependencies §5).
 const LINGER: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ struct State {
     /// When the hub was told last that it moves: monotonic, µs.
     took_told: u64,
     closing: bool,
-    /// TCP_USER_TIMEOUT is set to the doors' 5 s.
+    /// It has been sent an 8: the kernel holds little for it.
     is_door: bool,
 }
 
@@ -217,8 +217,7 @@ impl RoomOutbox {
         let mut state = self.state();
         if opened_at.is_some() && !state.is_door {
             state.is_door = true;
-            // Refused only if the socket is gone, and then nothing is held for it.
-            let _ = sockopt::set_tcp_user_timeout(&self.stream, DOOR_USER_TIMEOUT_MS);
+            hold_little(&self.stream);
         }
         if state.closing || state.doors.len() >= DOOR_FRAMES_QUEUED_MAX {
             self.bounds.dropped.fetch_add(1, Ordering::Relaxed);

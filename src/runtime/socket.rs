@@ -5,6 +5,9 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use async_io::Async;
+use rustix::net::sockopt;
+
+use crate::limits::{DOOR_SEND_BUFFER_BYTES, DOOR_USER_TIMEOUT_MS};
 
 /// An accepted connection's socket. It is closed with its last holder. async-std's own type does not tell whether there is anything
 /// to read without trying, and each try is a call of the system.
@@ -16,4 +19,12 @@ pub type Socket = Arc<Async<TcpStream>>;
 /// Those of making it non-blocking and of waiting for it: no descriptor, no memory.
 pub fn take_over(stream: TcpStream) -> io::Result<Socket> {
     Async::new(stream).map(Arc::new)
+}
+
+/// From now on the kernel holds little for this socket, and that dies with the connection when the peer takes none of it for 5 s: what
+/// waits behind it can still be dropped when it is too old (Protocol §7).
+pub fn hold_little(stream: &Socket) {
+    // Refused only if the socket is gone, and then nothing is held for it.
+    let _ = sockopt::set_tcp_user_timeout(stream, DOOR_USER_TIMEOUT_MS);
+    let _ = sockopt::set_socket_send_buffer_size(stream, DOOR_SEND_BUFFER_BYTES);
 }

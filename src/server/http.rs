@@ -24,11 +24,9 @@ use futures::future::{self, Either};
 use futures::io::AsyncWrite;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use rustix::net::sockopt;
 
 use crate::limits::{
-    DOOR_USER_TIMEOUT_MS, HTTP_AHEAD_BYTES_MAX, HTTP_BODY_WAIT, HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_WAIT, HTTP_HEAD_WAIT, HTTP_IDLE_WAIT,
-    HTTP_WRITE_WAIT,
+    HTTP_AHEAD_BYTES_MAX, HTTP_BODY_WAIT, HTTP_DRAIN_BYTES_MAX, HTTP_DRAIN_WAIT, HTTP_HEAD_WAIT, HTTP_IDLE_WAIT, HTTP_WRITE_WAIT,
 };
 use crate::protocol::http::Decoder;
 use crate::protocol::http::head::{Framing, Head};
@@ -36,7 +34,7 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
 use crate::runtime::shutdown::ShutdownSignal;
-use crate::runtime::socket::Socket;
+use crate::runtime::socket::{Socket, hold_little};
 use crate::server::arrival::Arrival;
 use crate::server::listener::{Accepted, Permit};
 
@@ -310,8 +308,7 @@ impl<S: Service> Connection<'_, S> {
     /// Sends a response that has a time of its own; what the kernel holds of it dies with the connection then too.
     async fn send_within(&mut self, response: &Response, afterwards: Afterwards, part: Part, within: Option<Duration>) -> Result<(), Gone> {
         let Some(within) = within else { return self.send(response, afterwards, part).await };
-        // Refused only if the socket is gone, and then nothing is held for it.
-        let _ = sockopt::set_tcp_user_timeout(&self.stream, DOOR_USER_TIMEOUT_MS);
+        hold_little(&self.stream);
         timeout(within, self.send(response, afterwards, part)).await.unwrap_or(Err(Gone))
     }
 

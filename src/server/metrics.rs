@@ -92,6 +92,10 @@ impl Page {
         let sizes = &figures.hub.sizes;
         let sessions = [("tcp", sizes.channel), ("socketio", sizes.socket_io)];
         self.by("porter_sessions", Kind::Gauge, "Connections on which an alias is bound.", "transport", sessions);
+        self.gauge("porter_room_members", "Members of WebSocket rooms.", sizes.web_socket);
+        let rooms = &figures.hub.rooms;
+        let kinds = [("one_to_one", rooms.one_to_one), ("one_to_many", rooms.one_to_many), ("many_to_many", rooms.many_to_many)];
+        self.by("porter_rooms", Kind::Gauge, "WebSocket rooms with at least one member.", "kind", kinds);
         self.gauge("porter_aliases_online", "Aliases with at least one session.", sizes.online_all);
         self.gauge("porter_aliases", "Aliases that are known.", figures.hub.load.aliases);
         self.gauge("porter_links", "Connections and requests that the hub knows.", figures.hub.load.links);
@@ -215,6 +219,7 @@ mod tests {
     use super::*;
     use crate::hub::gather::Health;
     use crate::hub::status::{Counters, Load, Queues, Sizes, StoreState};
+    use crate::protocol::frame::RoomCounts;
     use crate::protocol::refusal::Code;
     use crate::runtime::alarms::Alarm;
     use crate::runtime::disk::DiskFigures;
@@ -235,7 +240,14 @@ mod tests {
             messages: number() as usize,
             health: Health::Storing,
         };
-        let sizes = Sizes { web_socket: 0, channel: number() as usize, online_all: number() as usize, socket_io: number() as usize };
+        let sizes = Sizes {
+            channel: number() as usize,
+            online_all: number() as usize,
+            socket_io: number() as usize,
+            web_socket: number() as usize,
+        };
+        let rooms =
+            RoomCounts { one_to_one: number() as usize, one_to_many: number() as usize, many_to_many: number() as usize, channels: 0 };
         let queues = Queues {
             publishes: number() as usize,
             commit_messages: number() as usize,
@@ -251,6 +263,7 @@ mod tests {
             uptime: Duration::from_millis(1_500),
             load,
             sizes,
+            rooms,
             counters,
             queues,
             door_inputs: 0,
@@ -271,7 +284,7 @@ mod tests {
             refused_of_address: number(),
             accept_errors: number(),
             http_on_tcp: number(),
-            http: ["rest", "socketio"]
+            http: ["rest", "socketio", "websocket"]
                 .map(|port| HttpFigures { port, requests: number(), refused: number(), panics: number(), abandoned: number() })
                 .into(),
             answers: vec![("push", "2xx", number()), ("push", "4xx", number())],

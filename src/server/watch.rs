@@ -27,7 +27,7 @@ pub struct Watch {
     /// PushServer.
     pub tcp: Arc<TcpServer>,
     /// The connections of each HTTP port, with the port's name.
-    pub http: [(&'static str, Arc<http::Options>); 2],
+    pub http: [(&'static str, Arc<http::Options>); 3],
     /// The answers of RestServer.
     pub tally: Tally,
     /// Who was not let in.

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::clients::Client;
-use crate::porter::{FREE_PORTS, Folder, Porter, command};
+use crate::clients::{Client, http};
+use crate::porter::{FREE_PORTS, Folder, Porter, command, manage_token};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
 
 /// Within this time a publish that can't be kept is refused: at once, and what a busy machine may add; well before the 5 s of a
 /// commit that does not come (Protocol §4).
@@ -254,6 +255,10 @@ fn comes_up_without_a_store(folder: &Folder, promised: &BTreeSet<String>, mend: 
     ] {
         away.expect_refusal(frame, "unavailable");
     }
+    // What it can't know is not told as if it were not.
+    let mid = promised.first().unwrap();
+    let recalled = http(porter.rest, "DELETE", &format!("/info/message/{mid}/{}", manage_token(folder)), "");
+    assert_eq!((recalled.status, &recalled.json()["code"]), (503, &json!("unavailable")));
     mend();
     let mended = Instant::now();
     // Whoever came before the database did gets what it is owed, without asking.

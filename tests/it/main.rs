@@ -30,6 +30,7 @@ mod load;
 mod memory;
 mod nginx;
 mod porter;
+mod proxy;
 mod reload;
 mod rest;
 mod rooms;

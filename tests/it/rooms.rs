@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::clients::{Client, Heard, HttpAnswer, WebSocket, handshake, http_raw, masked};
 use crate::porter::{DEADLINE, Site, token};
+use crate::proxy::Proxy;
 
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0 a picture of a face";
 
@@ -516,23 +517,76 @@ fn a_phone_with_too_many_texts_waiting_is_closed() {
 }
 
 #[test]
-fn a_thousand_joins_and_leaves_leave_nothing_behind() {
+fn thousands_of_joins_and_leaves_leave_nothing_behind_and_disturb_nobody() {
     let site = Site::start(&[]);
     let (mut door, mut phone) = (site.room("/capture-x/0"), site.room("/capture-x/1"));
+    let before = site.porter.memory_kb("RssAnon");
     let begin = Instant::now();
-    for round in 0..1_000 {
-        let mut guest = site.room("/capture-x/1");
-        if round % 10 == 0 {
-            guest.send(0x88, &1000_u16.to_be_bytes());
-            while !matches!(guest.hear(), Heard::Close(1000)) {}
+    std::thread::scope(|scope| {
+        let guests: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for round in 0..1_000 {
+                        let mut guest = site.room("/capture-x/1");
+                        // By turns with a farewell, without one, and with one that is not waited for.
+                        if round % 3 > 0 {
+                            guest.send(0x88, &1000_u16.to_be_bytes());
+                        }
+                        if round % 3 == 1 {
+                            let ends = |heard: &Heard| matches!(heard, Heard::Close(_) | Heard::End);
+                            assert_eq!(std::iter::repeat_with(|| guest.hear()).find(ends), Some(Heard::Close(1000)));
+                        }
+                    }
+                })
+            })
+            .collect();
+        // Each picture and text reaches who stays, whoever comes and goes beside it.
+        let mut sent = 0_u32;
+        while guests.iter().any(|guest| !guest.is_finished()) {
+            door.send_binary(&[JPEG, &sent.to_be_bytes()].concat());
+            phone.expect_binary(&[JPEG, &sent.to_be_bytes()].concat());
+            phone.send_text(&sent.to_string());
+            door.expect_text(&sent.to_string());
+            sent += 1;
         }
-        if round % 100 == 0 {
-            door.send_binary(b"\xff\xd8\xffx");
-            phone.expect_binary(b"\xff\xd8\xffx");
-        }
-    }
-    assert!(begin.elapsed() < DEADLINE);
+    });
+    eprintln!("rooms: {:.0} joins and leaves a second", 4_000.0 / begin.elapsed().as_secs_f64());
     site.await_counts([0, 1, 0], 2);
+    let grown = site.porter.memory_kb("RssAnon").saturating_sub(before);
+    eprintln!("rooms: memory grew by {grown} kB");
+    assert!(grown < 8 << 10, "it grew by {grown} kB");
+}
+
+#[test]
+fn of_callers_that_come_at_once_one_is_in_and_the_others_hear_that_it_is_busy() {
+    let site = Site::start(&[]);
+    let mut callee = site.room("/r/1/b");
+    let last: Vec<Heard> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4)
+            .map(|n| {
+                let site = &site;
+                scope.spawn(move || {
+                    let mut caller = site.room("/r/0/a");
+                    caller.send_text(&n.to_string());
+                    caller.hear()
+                })
+            })
+            .collect();
+        // What the others said while they waited has gone with them.
+        let Heard::Text(first) = callee.hear() else { panic!("no text") };
+        // Those that wait are turned away by the pong of the one that is in, which hears nothing but the answer to its text.
+        let end = Instant::now() + DEADLINE;
+        while callers.iter().filter(|caller| caller.is_finished()).count() < 3 {
+            assert!(Instant::now() < end, "more than one is in, or none is turned away");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        callee.expect_nothing();
+        callee.send_text(&first);
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+    });
+    assert_eq!(last.iter().filter(|heard| **heard == Heard::Close(4009)).count(), 3, "{last:?}");
+    let in_room = last.iter().position(|heard| matches!(heard, Heard::Text(_))).unwrap();
+    assert_eq!(last[in_room], Heard::Text(in_room.to_string()));
 }
 
 #[test]
@@ -545,6 +599,8 @@ fn names_that_bite_are_names_and_reach_logs_and_pages_harmlessly() {
     // Control characters are none.
     opener.expect_refusal(r#"{"t":8,"r":"\u001b[2J","u":"x"}"#, "bad_field");
     opener.expect_refusal(r#"{"t":8,"r":"x","u":"a\u0000b"}"#, "bad_field");
+    opener.expect_refusal(r#"{"t":8,"r":"x","u":"\u009b31m"}"#, "bad_field");
+    opener.expect_refusal(r#"{"t":10,"r":"a\u0007","u":""}"#, "bad_field");
     opener.send(r#"{"t":8,"r":"<script>alert(1)</script>","u":"=cmd()"}"#);
     door.expect(r#"{"t":8,"r":"<script>alert(1)</script>","u":"=cmd()"}"#);
     let mut page = site.room("/%3Cscript%3Ealert(1)%3C%2Fscript%3E/0/x");
@@ -615,49 +671,6 @@ fn the_door_log_tells_who_opened_what_with_the_newest_picture() {
     assert_eq!(site.get("/info/doorLog/1").json()["list"][1]["picture"], json!(picture));
 }
 
-/// A proxy that can stop forwarding and go on, as a network that hangs.
-struct Proxy {
-    address: std::net::SocketAddr,
-    stopped: std::sync::Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Proxy {
-    fn before(server: std::net::SocketAddr) -> Proxy {
-        use std::sync::atomic::{AtomicBool, Ordering};
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let stopped = std::sync::Arc::new(AtomicBool::new(false));
-        let flag = std::sync::Arc::clone(&stopped);
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = TcpStream::connect(server).unwrap();
-                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    let flag = std::sync::Arc::clone(&flag);
-                    std::thread::spawn(move || {
-                        let mut buffer = [0; 4_096];
-                        loop {
-                            // What is not read stays with the kernels, as in a network that hangs.
-                            while flag.load(Ordering::Relaxed) {
-                                std::thread::sleep(Duration::from_millis(5));
-                            }
-                            match from.read(&mut buffer) {
-                                Ok(read) if read > 0 && to.write_all(&buffer[..read]).is_ok() => {}
-                                _ => break,
-                            }
-                        }
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Proxy { address, stopped }
-    }
-
-    fn stop(&self, stops: bool) {
-        self.stopped.store(stops, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
     let site = Site::start(&[]);
@@ -671,7 +684,7 @@ fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
     let mut opener = Client::bound(site.porter.tcp, "ann");
     far.expect_nothing();
     let mut phone = site.room("/capture-r/1");
-    proxy.stop(true);
+    proxy.stop();
     // Frames of a phone fill what the kernels hold for the door, so that the opening stays with Porter.
     let picture = vec![3; 256 << 10];
     for _ in 0..64 {
@@ -684,7 +697,7 @@ fn a_door_in_a_room_behind_a_network_that_hangs_gets_no_late_opening() {
     while begin.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(50));
     }
-    proxy.stop(false);
+    proxy.go_on();
     loop {
         match far.hear() {
             Heard::Binary(_) => {}

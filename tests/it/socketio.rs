@@ -1,13 +1,14 @@
 //! The phones' port, byte by byte: what the real clients in `tests/clients` don't show (Protocol §8). Also what clients of other languages
 //! do: Java's and Swift's, as SOCKETIO captures have them.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::clients::{Client, http};
 use crate::porter::{Folder, Porter, Site, manage_token, token};
+use crate::proxy::Proxy;
 use crate::socketio_client::{Frame, Polling, Ws, connect, finish, get, packets};
 
 /// Publishes to one alias by REST.
@@ -43,7 +44,7 @@ fn without_base64_a_poll_is_binary_and_with_jsonp_a_script() {
     let mut stream = open;
     stream.write_all(b"GET /socket.io/?EIO=3&transport=polling HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = Vec::new();
-    std::io::Read::read_to_end(&mut stream, &mut answer).unwrap();
+    stream.read_to_end(&mut answer).unwrap();
     let at = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
     let (head, body) = (String::from_utf8_lossy(&answer[..at]), &answer[at + 4..]);
     assert!(head.contains("Content-Type: application/octet-stream"), "{head}");
@@ -79,6 +80,93 @@ fn an_opening_that_waits_for_a_poll_for_six_seconds_is_never_handed_on() {
     phone.send(r#"{"t":8,"r":"gate","u":"ann","num":2}"#);
     let came = door.poll_until(r#"42["door",{"t":8,"#);
     assert!(came.last().unwrap().contains(r#""num":2"#), "{came:?}");
+}
+
+/// Opens the door "gate" and waits in vain; returns once the opening is ten seconds old.
+fn open_and_grow_old(site: &Site, num: u32) {
+    let mut opener = Client::bound(site.porter.tcp, "ann");
+    let begin = Instant::now();
+    opener.send(&format!(r#"{{"t":8,"r":"gate","u":"ann","num":{num}}}"#));
+    opener.expect(&format!(r#"{{"t":-8,"r":"gate","u":"ann","ok":false,"reason":"no_answer","num":{num}}}"#));
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(begin.elapsed()));
+}
+
+/// The numbers of the openings among packets.
+fn openings(packets: &[String]) -> Vec<String> {
+    let num =
+        |packet: &String| Some(packet.strip_prefix(r#"42["door",{"t":8,"#)?.split(r#""num":"#).nth(1)?.trim_end_matches("}]").to_owned());
+    packets.iter().filter_map(num).collect()
+}
+
+/// Publishes more to the door "gate" than its outbox holds.
+fn fall_behind(site: &Site) {
+    let body = "x".repeat(60_000);
+    for _ in 0..40 {
+        publish(site, "gate", &format!("\"{body}\""));
+    }
+}
+
+#[test]
+fn a_polling_door_behind_a_network_that_hangs_gets_no_late_opening() {
+    // An answer may be as large as a poll takes, far more than the kernels do.
+    let site = Site::start(&["--limits-outbox", "1048576"]);
+    let proxy = Proxy::before(site.porter.socketio);
+    let door = Polling::open(proxy.address, "&alias=gate");
+    let open = |num: u32| assert_eq!(site.push(&format!(r#"{{"t":8,"r":"gate","u":"ann","num":{num}}}"#)).json()["doors"], 1);
+    // Its poll does not come through.
+    proxy.stop();
+    let poll = door.begin_get();
+    open_and_grow_old(&site, 1);
+    proxy.go_on();
+    open(2);
+    assert_eq!(openings(&packets(&finish(poll).body)), ["2"]);
+    // The answer to its poll does not come through; it is in catch-up.
+    fall_behind(&site);
+    proxy.stop_after(20_000);
+    let poll = door.begin_get();
+    proxy.await_stop();
+    open_and_grow_old(&site, 3);
+    proxy.go_on();
+    assert_eq!(openings(&packets(&finish(poll).body)), [""; 0]);
+    open(4);
+    assert_eq!(openings(&door.poll()), ["4"]);
+    // The answer with the opening is on its way and does not come through: it breaks off, and with it the session.
+    fall_behind(&site);
+    open(5);
+    proxy.stop_after(20_000);
+    let poll = door.begin_get();
+    proxy.await_stop();
+    std::thread::sleep(Duration::from_secs(10));
+    proxy.go_on();
+    let answer = finish(poll);
+    let length = answer.head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
+    assert!(answer.body.len() < length.parse().unwrap(), "an opening that is 10 s old was handed on whole");
+    let door = Polling::open(proxy.address, "&alias=gate");
+    open(6);
+    assert_eq!(openings(&door.poll()), ["6"]);
+}
+
+#[test]
+fn a_door_in_catch_up_behind_a_network_that_hangs_gets_no_late_opening_and_a_fresh_one_at_once() {
+    let site = Site::start(&[]);
+    let proxy = Proxy::before(site.porter.socketio);
+    let mut door = Ws::open(proxy.address, "&alias=gate");
+    proxy.stop();
+    for _ in 0..3 {
+        fall_behind(&site);
+    }
+    assert!(!site.get("/metrics").body.contains("porter_congested_total 0\n"), "it is in catch-up");
+    open_and_grow_old(&site, 1);
+    proxy.go_on();
+    // What the kernels hold of this link may still come; then it ends, for it took nothing for five seconds.
+    let mut rest = Vec::new();
+    let _ = door.stream.read_to_end(&mut rest);
+    assert!(!String::from_utf8_lossy(&rest).contains(r#""t":8"#), "an opening that is 10 s old was handed on");
+    let mut door = Ws::open(proxy.address, "&alias=gate");
+    site.push(r#"{"t":8,"r":"gate","u":"ann","num":2}"#);
+    let came = door.until(r#"42["door""#);
+    assert_eq!(openings(&came), ["2"]);
+    assert!(came.len() < 100, "the opening came behind the whole backlog");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use porter::runtime::alarms::Alarm;
 use serde_json::{Value, json};
 
-use crate::clients::{Client, HttpAnswer, http};
+use crate::clients::{Client, HttpAnswer, WebSocket, http};
 use crate::clock;
 use crate::disk::{self, Disk};
 use crate::porter::{DEADLINE, FREE_PORTS, Folder, Porter, Site, command, manage_token, token};
@@ -229,6 +229,15 @@ fn the_figures_are_those_of_the_traffic() {
     assert_eq!(phone.status, 200, "{}", phone.body);
     site.await_metric("porter_sessions{transport=\"socketio\"}", 1);
     site.metrics().expect(&[("porter_aliases_online", 2), ("porter_http_heads_total{port=\"socketio\"}", 1)]);
+    let _members = ["/capture-gate/1", "/capture-gate/1", "/group-yard/1"].map(|path| WebSocket::connect(site.porter.websocket, path));
+    assert_eq!(http(site.porter.websocket, "GET", "/nowhere", "").status, 404);
+    site.await_metric("porter_room_members", 3);
+    site.metrics().expect(&[
+        ("porter_rooms{kind=\"one_to_one\"}", 0),
+        ("porter_rooms{kind=\"one_to_many\"}", 1),
+        ("porter_rooms{kind=\"many_to_many\"}", 1),
+        ("porter_http_heads_total{port=\"websocket\"}", 4),
+    ]);
     let text = site.get("/metrics").body;
     for secret in [&*site.token, "0123", "flat-303", "flat-302", "127.0.0.1"] {
         assert!(!text.contains(secret), "{secret} is in the figures");

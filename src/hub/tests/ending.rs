@@ -3,6 +3,7 @@
 use super::scene::*;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, Limits};
 use crate::names::Mid;
+use crate::protocol::refusal::{Code, Refusal};
 
 const NONE: [&str; 0] = [];
 
@@ -44,7 +45,7 @@ fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
     assert_eq!(scene.commit(), ["0: -6 1 online=1 stored=1", "commit end 1 a1; report 1 a acknowledged"]);
     scene.commit();
     let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
-    assert_eq!((ended, effects.as_slice()), (Some(1), &["commit delete 1; report 1 b recalled".to_owned()][..]));
+    assert_eq!((ended, effects.as_slice()), (Ok(1), &["commit delete 1; report 1 b recalled".to_owned()][..]));
 }
 
 #[test]
@@ -130,9 +131,9 @@ fn recall_ends_what_is_not_acknowledged_and_tells_the_phones() {
     lines.sort();
     assert_eq!(lines, ["b", "c"]);
     let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
-    assert_eq!(ended, Some(2));
+    assert_eq!(ended, Ok(2));
     assert_eq!(effects, ["1? 15 1", "commit end 1 a2; delete 1"]);
-    assert_eq!(scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx)).0, None);
+    assert_eq!(scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx)).0, Err(Refusal::new(Code::NotFound, "mid")));
     assert_eq!(scene.hub.load().deliveries, 0);
 }
 

@@ -4,6 +4,7 @@ use super::scene::*;
 use crate::hub::restore::Numbers;
 use crate::hub::storage::{AliasId, AliasRecord, KeyRecord, Outcome, Owed, Restored, Stamp};
 use crate::names::{Alias, Mid, Topic};
+use crate::protocol::refusal::{Code, Refusal};
 
 fn alias(id: u64, name: &str) -> Restored {
     Restored::Alias(AliasRecord {
@@ -55,6 +56,11 @@ fn before_it_knows_it_refuses_what_it_would_have_to_guess() {
     for frame in [pull("a"), get_topic(), register(&["news"])] {
         assert_eq!(scene.send(a, [frame]), ["1: unavailable", "ready 1"]);
     }
+    // A recall of what may be stored; what it knows it ends, and afterwards what is nowhere is not found.
+    let recall = |scene: &mut Scene, mid| scene.call(|hub, now, fx| hub.recall(now, Mid::new(mid), fx)).0;
+    assert_eq!(recall(&mut scene, 8), Err(Refusal::new(Code::Unavailable, "")));
+    restore(&mut scene, &mut Numbers::default(), stored(), true);
+    assert_eq!((recall(&mut scene, 8), recall(&mut scene, 9)), (Ok(2), Err(Refusal::new(Code::NotFound, "mid"))));
 }
 
 #[test]

@@ -282,7 +282,7 @@ impl Desk {
     }
 
     async fn recall(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
-        let recalled = self.handle.recall(mid).ok_or(UNKNOWN_MID)?;
+        let recalled = self.handle.recall(mid).map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
         // With the disk in order what is recalled stays so, also if the power fails after the answer.
         self.handle.settle().await;
         Ok(json(&Recalled { mid: mid.to_string(), recalled }))
