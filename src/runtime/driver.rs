@@ -31,7 +31,8 @@ use crate::runtime::outbox::{Bounds, Outbox, Units};
 use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::DoorPictures;
-use crate::runtime::room_outbox::{RoomOutbox, SharedFrame};
+use crate::runtime::room_outbox::RoomOutbox;
+use crate::runtime::shared_frame::SharedFrame;
 use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
@@ -627,9 +628,9 @@ impl Core {
         }
     }
 
-    /// A frame of a room, to all who get it: one allocation, one header.
+    /// A frame of a room, to all who get it: made once.
     fn send(&mut self, frame: &RoomFrame, members: &[LinkId]) {
-        let shared = SharedFrame::new(frame, &self.bounds);
+        let shared = SharedFrame::new(frame, members.len(), &self.bounds);
         self.room_bytes += frame.payload.len() * members.len();
         for link in members {
             match self.outlets.of(*link) {

@@ -219,6 +219,7 @@ impl Handle {
             per_link: AtomicUsize::new(limits.outbox),
             total: AtomicUsize::new(limits.outbox_total),
             held: AtomicUsize::new(0),
+            files: AtomicUsize::new(0),
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             drained: Box::new(move |link| drained.submit(Input::Drained(link))),

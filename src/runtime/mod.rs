@@ -16,5 +16,6 @@ mod picture_slot;
 pub mod pictures;
 pub mod readiness;
 mod room_outbox;
+mod shared_frame;
 pub mod shutdown;
 pub mod socket;

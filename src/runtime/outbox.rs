@@ -41,6 +41,8 @@ pub(super) struct Bounds {
     pub total: AtomicUsize,
     /// Bytes that sockets have not taken.
     pub held: AtomicUsize,
+    /// Frames of rooms that lie in files.
+    pub files: AtomicUsize,
     /// Door frames that grew too old in an outbox.
     pub stale: AtomicUsize,
     /// Door frames and notices for which there was no room.
@@ -838,6 +840,7 @@ mod tests {
             per_link: AtomicUsize::new(64 << 20),
             total: AtomicUsize::new(64 << 20),
             held: AtomicUsize::new(0),
+            files: AtomicUsize::new(0),
             stale: AtomicUsize::new(0),
             dropped: AtomicUsize::new(0),
             took: Box::new(|_| ()),

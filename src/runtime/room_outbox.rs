@@ -8,24 +8,20 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::Shutdown;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::AsyncWrite;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use crate::limits::{DOOR_FRAMES_QUEUED_MAX, OPENING_AGE_MAX, ROOM_OUTBOX_BYTES};
 use crate::names::LinkId;
-use crate::protocol::room::RoomFrame;
-use crate::protocol::websocket::{self, Header, Opcode};
+use crate::protocol::websocket::{self, Opcode};
 use crate::runtime::clock;
 use crate::runtime::credit::Credit;
 use crate::runtime::outbox::Bounds;
+use crate::runtime::shared_frame::{Chunk, SharedFrame};
 use crate::runtime::socket::{Socket, hold_little};
 
 /// After a close frame the socket goes within this time, whatever the peer does (Dependencies §5).
@@ -37,33 +33,6 @@ const TOOK_TOLD_EVERY_US: u64 = 1_000_000;
 /// Pieces of one write, and the bytes after which no more are gathered: the kernel takes no more at once.
 const PIECES_MAX: usize = 32;
 const GATHERED_BYTES: usize = 256 << 10;
-
-/// A frame as all its receivers share it: one header, one payload, counted once in what all outboxes hold.
-pub(super) struct SharedFrame {
-    header: Header,
-    payload: Bytes,
-    is_text: bool,
-    bounds: Arc<Bounds>,
-}
-
-impl SharedFrame {
-    pub(super) fn new(frame: &RoomFrame, bounds: &Arc<Bounds>) -> Arc<SharedFrame> {
-        let opcode = if frame.is_text { Opcode::Text } else { Opcode::Binary };
-        let header = websocket::header(opcode, frame.payload.len());
-        bounds.held.fetch_add(frame.payload.len(), Ordering::Relaxed);
-        Arc::new(SharedFrame { header, payload: frame.payload.clone(), is_text: frame.is_text, bounds: Arc::clone(bounds) })
-    }
-
-    fn len(&self) -> usize {
-        self.header.as_bytes().len() + self.payload.len()
-    }
-}
-
-impl Drop for SharedFrame {
-    fn drop(&mut self) {
-        self.bounds.held.fetch_sub(self.payload.len(), Ordering::Relaxed);
-    }
-}
 
 /// How a member's outbox takes frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,17 +290,20 @@ impl RoomOutbox {
     }
 
     /// Gathers what is to be written next and has it taken, until `take` takes no more.
-    fn write(&self, state: &mut State, mut take: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Written>) -> Written {
+    fn write(&self, state: &mut State, mut take: impl FnMut(&Chunk<'_>) -> Result<usize, Written>) -> Written {
         loop {
             if state.drop_stale(&self.bounds) {
                 return Written::Broken;
             }
             let mut slices = [IoSlice::new(&[]); 2 * PIECES_MAX];
-            let gathered = state.gather(&mut slices);
-            if gathered == 0 {
-                return Written::All;
-            }
-            match take(&slices[..gathered]) {
+            let chunk = match state.file() {
+                Some(chunk) => chunk,
+                None => match state.gather(&mut slices) {
+                    0 => return Written::All,
+                    gathered => Chunk::Pieces(&slices[..gathered]),
+                },
+            };
+            match take(&chunk) {
                 Ok(taken) => state.took(taken),
                 Err(stopped) => return stopped,
             }
@@ -340,16 +312,8 @@ impl RoomOutbox {
 
     /// Writes what the socket takes at once, and leaves the waiting to others.
     fn write_now(&self, state: &mut State) -> Written {
-        self.write(state, |slices| {
-            loop {
-                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                match sendmsg(&self.stream, slices, &mut SendAncillaryBuffer::default(), flags) {
-                    Ok(taken) => return Ok(taken),
-                    Err(Errno::AGAIN) => return Err(Written::Blocked),
-                    Err(Errno::INTR) => {}
-                    Err(_) => return Err(Written::Broken),
-                }
-            }
+        self.write(state, |chunk| {
+            chunk.send(&self.stream).map_err(|error| if error == Errno::AGAIN { Written::Blocked } else { Written::Broken })
         })
     }
 
@@ -363,10 +327,18 @@ impl RoomOutbox {
     fn poll_write(&self, context: &mut Context<'_>) -> Poll<Written> {
         let mut state = self.state();
         let before = state.waiting;
-        let written = self.write(&mut state, |slices| match Pin::new(&mut &*self.stream).poll_write_vectored(context, slices) {
-            Poll::Ready(Ok(taken)) => Ok(taken),
-            Poll::Ready(Err(_)) => Err(Written::Broken),
-            Poll::Pending => Err(Written::Blocked),
+        let written = self.write(&mut state, |chunk| {
+            loop {
+                match chunk.send(&self.stream) {
+                    Ok(taken) => return Ok(taken),
+                    Err(Errno::AGAIN) => match self.stream.poll_writable(context) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return Err(Written::Broken),
+                        Poll::Pending => return Err(Written::Blocked),
+                    },
+                    Err(_) => return Err(Written::Broken),
+                }
+            }
         });
         let moved = state.waiting != before;
         let result = if written == Written::Blocked { Poll::Pending } else { Poll::Ready(written) };
@@ -439,7 +411,17 @@ impl State {
         self.queue.iter().filter(|frame| frame.is_text).map(|frame| frame.len()).sum()
     }
 
-    /// What is to be written next, in order. Returns the number of slices.
+    /// What is to be written next, if that lies in a file.
+    fn file(&self) -> Option<Chunk<'_>> {
+        let (frame, sent) = match &self.current {
+            Some((Piece::Shared(frame), sent)) => (frame, *sent),
+            None if self.control.is_empty() && self.doors.is_empty() => (self.queue.front()?, 0),
+            _ => return None,
+        };
+        frame.file().map(|file| Chunk::File(file, sent, frame.len()))
+    }
+
+    /// What is to be written next, in order and up to what lies in a file. Returns the number of slices.
     fn gather<'s>(&'s self, slices: &mut [IoSlice<'s>; 2 * PIECES_MAX]) -> usize {
         let (mut used, mut bytes) = (0, 0);
         let mut add = |piece: &'s [u8]| {
@@ -455,9 +437,8 @@ impl State {
         match &self.current {
             Some((Piece::Own(own), sent)) => drop(add(&own.bytes[*sent..])),
             Some((Piece::Shared(frame), sent)) => {
-                let header = frame.header.as_bytes();
-                let goes_on = add(&header[(*sent).min(header.len())..]);
-                let _ = goes_on && add(&frame.payload[sent.saturating_sub(header.len())..]);
+                let [header, payload] = frame.pieces(*sent);
+                let _ = add(header) && add(payload);
             }
             None => {}
         }
@@ -467,7 +448,8 @@ impl State {
             }
         }
         for frame in &self.queue {
-            if !add(frame.header.as_bytes()) || !add(&frame.payload) {
+            let [header, payload] = frame.pieces(0);
+            if frame.file().is_some() || !add(header) || !add(payload) {
                 return used;
             }
         }

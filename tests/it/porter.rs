@@ -151,6 +151,13 @@ impl Porter {
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
+
+    /// Descriptors of files that lie in memory alone.
+    pub fn files_in_memory(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        // One that is closed meanwhile can't be read.
+        open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().contains("memfd:"))).count()
+    }
 }
 
 impl Drop for Porter {

@@ -165,6 +165,43 @@ fn a_slow_phone_skips_to_the_newest_picture_keeps_texts_and_delays_nobody() {
 }
 
 #[test]
+fn a_picture_for_many_arrives_whole_at_each_of_them_also_where_one_takes_it_in_parts() {
+    let site = Site::start(&[]);
+    let mut door = site.room("/capture-x/0");
+    let mut phones: Vec<WebSocket> = (0..20).map(|_| site.room("/capture-x/1")).collect();
+    let mut slow = phones.split_off(19).remove(0);
+    let before = site.porter.memory_kb("VmRSS");
+    // Larger than what the kernel holds for one that does not read, so that it stops within a picture.
+    let picture = |n: usize| -> Vec<u8> { (0..1 << 20).map(|at: usize| (at * (n + 3) % 251) as u8).collect() };
+    for n in 0..12 {
+        door.send_text(&n.to_string());
+        door.send_binary(&picture(n));
+        for phone in &mut phones {
+            phone.expect_text(&n.to_string());
+            phone.expect_binary(&picture(n));
+        }
+    }
+    let (mut texts, mut newest) = (0, None);
+    while texts < 12 || newest != Some(11) {
+        match slow.hear() {
+            Heard::Binary(heard) => newest = Some((0..12).find(|n| heard == picture(*n)).unwrap()),
+            Heard::Text(text) => {
+                assert_eq!(text, texts.to_string());
+                texts += 1;
+            }
+            heard => panic!("{heard:?}"),
+        }
+    }
+    assert!(site.porter.memory_kb("VmRSS") < before + (20 << 10));
+    // Their files go with them.
+    let end = Instant::now() + DEADLINE;
+    while site.porter.files_in_memory() > 0 {
+        assert!(Instant::now() < end, "{} files are still open", site.porter.files_in_memory());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
 fn a_sender_in_a_group_waits_for_its_receivers_and_one_that_takes_nothing_is_closed() {
     let site = Site::start(&[]);
     let (mut a, mut b, stalled) = (site.room("/group-x/0"), site.room("/group-x/0"), site.room("/group-x/0"));

@@ -20,19 +20,35 @@ pub enum Who {
     Lasting(u32),
     /// As a subscriber; what comes while it is away waits for it.
     LastingSubscriber(u32),
+    /// Shows pictures to all viewers.
+    Camera,
+    /// Sees pictures; counts them.
+    Viewer(u32),
+    /// A viewer that reads nothing.
+    Stalled(u32),
+    /// Talks to the callee of its number, and to nobody else.
+    Caller(u32),
+    /// Says to its caller what it has heard from it.
+    Callee(u32),
+    /// Opens the door.
+    Opener,
+    /// The door, which hears of each opening.
+    Door,
 }
 
 impl Who {
     /// Whether it sends requests.
     pub const fn asks(self) -> bool {
-        matches!(self, Who::Publisher(_) | Who::Present(_))
+        matches!(self, Who::Publisher(_) | Who::Present(_) | Who::Camera | Who::Caller(_) | Who::Opener)
     }
 
-    /// The number in its name.
+    /// The number in its name; 0 where there is but one.
     pub const fn number(self) -> u32 {
         match self {
             Who::Publisher(n) | Who::Present(n) | Who::Receiver(n) | Who::Subscriber(n) => n,
             Who::Listener(n) | Who::Lasting(n) | Who::LastingSubscriber(n) => n,
+            Who::Viewer(n) | Who::Stalled(n) | Who::Caller(n) | Who::Callee(n) => n,
+            Who::Camera | Who::Opener | Who::Door => 0,
         }
     }
 
@@ -56,6 +72,9 @@ pub enum Request {
     Announcement,
     /// A sign of life.
     Ping,
+    /// The picture, message or opening of that number, to whoever else is in the room: so a protocol that has nothing but topics
+    /// takes it for one to all subscribers.
+    ToRoom(u32),
 }
 
 /// What an item from the server was.
@@ -67,6 +86,10 @@ pub enum Event {
     Answered(u32),
     /// A message came; its acknowledgement is in `out` already.
     Delivered,
+    /// What was sent to the room under that number is here, whole.
+    Seen(u32),
+    /// A part of an item that is too large to be kept until it is whole.
+    Part,
     /// Something of the protocol's own.
     Nothing,
 }
@@ -79,7 +102,7 @@ pub trait Driver {
     /// Puts a request into `out`. At most one is under way in each slot.
     fn request(&mut self, slot: u32, request: Request, out: &mut Vec<u8>);
 
-    /// Takes one item from the front of `input`: how many bytes, and what it was. `None`: it is not whole yet.
+    /// Takes one item, or a part of one, from the front of `input`: how many bytes, and what it was. `None`: it is not whole yet.
     fn next(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, Event)>, String>;
 }
 
@@ -132,7 +155,7 @@ pub fn unexpected(item: &[u8]) -> String {
 pub mod tests {
     use super::{Driver, Event};
 
-    /// Feeds `input` whole and byte by byte; both must give `events` and answer with `out`.
+    /// Feeds `input` whole and byte by byte; both must give `events`, whatever parts there are, and answer with `out`.
     pub fn check(make: &dyn Fn() -> Box<dyn Driver>, input: &[u8], events: &[Event], out: &[u8]) {
         for step in [input.len(), 1] {
             let mut driver = make();
@@ -141,7 +164,9 @@ pub mod tests {
                 end = (end + step).min(input.len());
                 while let Some((taken, event)) = driver.next(&input[seen..end], &mut said).unwrap() {
                     seen += taken;
-                    got.push(event);
+                    if event != Event::Part {
+                        got.push(event);
+                    }
                 }
             }
             assert_eq!((seen, got.as_slice(), said.as_slice()), (input.len(), events, out), "in steps of {step}");

@@ -16,6 +16,15 @@ const RUN_MAX: Duration = Duration::from_secs(180);
 const READ_BYTES: usize = 64 << 10;
 /// Events that one turn of the loop takes at most.
 const EVENTS_MAX: usize = 1_024;
+/// The same where openings have to be sent on time.
+const EVENTS_PROMPT_MAX: usize = 16;
+/// Openings that the door has not heard of yet: if there are more, the next one is late.
+const OPENINGS_OUT_MAX: usize = 64;
+/// Of messages in [`Aim::Busy`], one in so many goes to all subscribers.
+pub const TOPIC_EVERY: u64 = 2_000;
+pub const AWAY: u64 = 1_000;
+/// Waits that there is room for from the beginning.
+const WAITS_RESERVED_MAX: u64 = 4 << 20;
 
 /// Why a measurement does not count: something was lost, closed, refused or late.
 #[derive(Debug)]
@@ -52,6 +61,12 @@ pub enum Aim {
     Announcements,
     /// Signs of life.
     Ping,
+    /// Messages to the callee of each caller.
+    Pairs,
+    /// Pictures to so many viewers: one is answered when all of them have seen it.
+    Viewers(u32),
+    /// Every [`TOPIC_EVERY`]th message to all subscribers, the others to [`AWAY`] receivers that are away, numbered from there.
+    Busy { away_from: u32 },
 }
 
 /// What is to be done.
@@ -65,22 +80,42 @@ pub struct Plan {
     pub deliveries: u64,
 }
 
+/// Openings at a steady pace, whatever else there is.
+#[derive(Debug, Clone, Copy)]
+pub struct Openings {
+    pub count: u64,
+    pub every: Duration,
+}
+
 /// What has happened.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub answered: u64,
     pub delivered: u64,
-    sent: u64,
+    pub sent: u64,
     /// From request to answer, ns.
     pub waits: Vec<u32>,
+    /// From sending to being seen, by each who was to see it, ns.
+    pub sights: Vec<u32>,
+    /// What is sent to the room and not seen by all yet, each at its number modulo their count.
+    shown: Vec<Shown>,
+    /// Those of `shown` that all have seen, and that nobody has acted on yet.
+    all_seen: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    sent_at: Instant,
+    /// Who have not seen it yet.
+    left: u32,
 }
 
 impl Tally {
-    /// The wait that so many of a hundred answers took at most, in µs. Sorts the waits.
-    pub fn percentile_us(&mut self, percent: usize) -> f64 {
-        self.waits.sort_unstable();
-        let last = self.waits.len().saturating_sub(1);
-        self.waits.get(last * percent / 100).map_or(0.0, |ns| f64::from(*ns) / 1e3)
+    /// Within what time so many of a hundred were seen, or where nothing is seen were answered, in µs. Sorts. `None`: neither was.
+    pub fn percentile_us(&mut self, percent: usize) -> Option<f64> {
+        let times = if self.sights.is_empty() { &mut self.waits } else { &mut self.sights };
+        times.sort_unstable();
+        times.get(times.len().saturating_sub(1) * percent / 100).map(|ns| f64::from(*ns) / 1e3)
     }
 }
 
@@ -108,6 +143,10 @@ pub struct Fleet {
     /// Peers whose opening words are not all answered.
     opening: usize,
     pub tally: Tally,
+    /// Who shows pictures.
+    camera: Option<usize>,
+    /// The door: whatever else is ready, what it gets is read at once, so that the load does not delay what is measured.
+    door: Option<usize>,
     buffer: Vec<u8>,
     input: Vec<u8>,
     deadline: Instant,
@@ -120,6 +159,8 @@ impl Fleet {
             peers: Vec::new(),
             opening: 0,
             tally: Tally::default(),
+            camera: None,
+            door: None,
             buffer: vec![0; READ_BYTES],
             input: Vec::new(),
             deadline: Instant::now() + RUN_MAX,
@@ -157,9 +198,52 @@ impl Fleet {
 
     /// Carries out the plan: until every answer and every delivery has come.
     pub fn run(&mut self, plan: &Plan) -> Outcome<()> {
+        self.begin(plan)?;
+        self.finish(plan)
+    }
+
+    /// Opens the door so many times, and the plan, if there is one, goes on meanwhile: it ends with what it has sent by then.
+    pub fn run_openings(&mut self, openings: Openings, beside: Option<&Plan>) -> Outcome<()> {
+        let missing = || Bad("there is no door, or nobody to open it".into());
+        let opener = self.find(Who::Opener).ok_or_else(missing)?;
+        self.door = Some(self.find(Who::Door).ok_or_else(missing)?);
+        if let Some(plan) = beside {
+            self.begin(plan)?;
+        }
         self.deadline = Instant::now() + RUN_MAX;
-        self.tally.waits.reserve(plan.operations as usize);
-        for (index, peer) in self.peers.iter_mut().enumerate().filter(|(_, peer)| peer.who.asks()) {
+        let begin = Instant::now();
+        self.tally.shown = vec![Shown { sent_at: begin, left: 0 }; OPENINGS_OUT_MAX];
+        for number in 0..openings.count {
+            let (due, slot) = (begin + openings.every * number as u32, number as usize % OPENINGS_OUT_MAX);
+            while Instant::now() < due || self.tally.shown[slot].left > 0 {
+                self.turn_until(beside, due)?;
+            }
+            let peer = &mut self.peers[opener];
+            peer.driver.request(0, Request::ToRoom(number as u32), &mut peer.out);
+            self.tally.shown[slot] = Shown { sent_at: Instant::now(), left: 1 };
+            peer.flush(&self.poll, opener)?;
+        }
+        while self.tally.sights.len() < openings.count as usize {
+            self.turn(beside)?;
+        }
+        let Some(plan) = beside else { return Ok(()) };
+        let sent = self.tally.sent;
+        self.finish(&Plan { operations: sent, deliveries: sent.div_ceil(TOPIC_EVERY) * plan.deliveries, ..*plan })
+    }
+
+    fn find(&self, who: Who) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.who == who)
+    }
+
+    fn begin(&mut self, plan: &Plan) -> Outcome<()> {
+        self.deadline = Instant::now() + RUN_MAX;
+        self.tally.waits.reserve(plan.operations.min(WAITS_RESERVED_MAX) as usize);
+        self.camera = self.find(Who::Camera);
+        if let Aim::Viewers(viewers) = plan.aim {
+            self.tally.sights.reserve((plan.operations * u64::from(viewers)).min(WAITS_RESERVED_MAX) as usize);
+            self.tally.shown = vec![Shown { sent_at: Instant::now(), left: 0 }; plan.outstanding as usize];
+        }
+        for (index, peer) in self.peers.iter_mut().enumerate().filter(|(_, peer)| peer.who.asks() && peer.who != Who::Opener) {
             let now = Instant::now();
             peer.sent_at = vec![now; plan.outstanding as usize];
             for slot in 0..plan.outstanding {
@@ -167,6 +251,10 @@ impl Fleet {
             }
             peer.flush(&self.poll, index)?;
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, plan: &Plan) -> Outcome<()> {
         while self.tally.answered < plan.operations || self.tally.delivered < plan.deliveries {
             self.turn(Some(plan))?;
         }
@@ -182,11 +270,11 @@ impl Fleet {
     }
 
     /// Bad unless every receiver has had exactly what was sent to it.
-    pub fn check_each(&self, expected: impl Fn(u32) -> u64) -> Outcome<()> {
+    pub fn check_each(&self, expected: impl Fn(Who) -> u64) -> Outcome<()> {
         for peer in self.peers.iter().filter(|peer| !peer.who.asks()) {
-            let (number, had) = (peer.who.number(), peer.delivered);
-            if had != expected(number) {
-                return Err(Bad(format!("receiver {number} had {had} deliveries, expected {}", expected(number))));
+            let (who, had) = (peer.who, peer.delivered);
+            if had != expected(who) {
+                return Err(Bad(format!("{who:?} had {had} deliveries, expected {}", expected(who))));
             }
         }
         Ok(())
@@ -194,19 +282,28 @@ impl Fleet {
 
     /// One turn: whatever sockets are ready, each once.
     fn turn(&mut self, plan: Option<&Plan>) -> Outcome<()> {
-        const SECOND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-        if Instant::now() > self.deadline {
+        self.turn_until(plan, Instant::now() + Duration::from_secs(1))
+    }
+
+    /// The same, and waits no longer than until then for one to be ready.
+    fn turn_until(&mut self, plan: Option<&Plan>, until: Instant) -> Outcome<()> {
+        let now = Instant::now();
+        if now > self.deadline {
             let Tally { sent, answered, delivered, .. } = self.tally;
             return Err(Bad(format!("late: {sent} sent, {answered} answered, {delivered} delivered, {} not yet open", self.opening)));
         }
-        let mut events = Vec::with_capacity(EVENTS_MAX);
-        match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), Some(&SECOND)) {
+        let wait = Timespec::try_from(until.saturating_duration_since(now)).map_err(|_| Bad("too long a wait".into()))?;
+        let mut events = Vec::with_capacity(if self.door.is_some() { EVENTS_PROMPT_MAX } else { EVENTS_MAX });
+        match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         for event in events {
             let (data, flags) = (event.data, event.flags);
             self.serve(data.u64() as usize, flags, plan)?;
+            if let Some(door) = self.door {
+                self.serve(door, epoll::EventFlags::IN, plan)?;
+            }
         }
         Ok(())
     }
@@ -232,9 +329,27 @@ impl Fleet {
                 let used = self.tally.take(peer, &self.input, plan, now)?;
                 peer.rest.extend_from_slice(&self.input[used..]);
             }
-            self.opening -= usize::from(was_opening && peer.opening == 0);
+            let is_new = was_opening && peer.opening == 0;
+            self.opening -= usize::from(is_new);
+            if is_new && matches!(peer.who, Who::Stalled(_)) {
+                epoll::delete(&self.poll, &peer.stream)?;
+            }
+            self.show_next(plan, now)?;
         }
-        peer.flush(&self.poll, index)
+        self.peers[index].flush(&self.poll, index)
+    }
+
+    /// The next pictures in place of those that all have seen.
+    fn show_next(&mut self, plan: Option<&Plan>, now: Instant) -> Outcome<()> {
+        while let Some(slot) = self.tally.all_seen.pop() {
+            if let (Some(plan), Some(camera)) = (plan, self.camera) {
+                let peer = &mut self.peers[camera];
+                self.tally.answered += 1;
+                self.tally.ask_next(plan, peer, slot, now);
+                peer.flush(&self.poll, camera)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -245,15 +360,19 @@ impl Tally {
         while let Some((taken, event)) = peer.driver.next(&input[used..], &mut peer.out).map_err(Bad)? {
             used += taken;
             match event {
-                Event::Nothing => {}
+                Event::Nothing | Event::Part => {}
                 Event::Ready => peer.opening = peer.opening.checked_sub(1).ok_or_else(|| Bad("too many answers".into()))?,
                 Event::Delivered => {
                     peer.delivered += 1;
                     self.delivered += 1;
                 }
+                Event::Seen(number) => {
+                    peer.delivered += 1;
+                    self.see(number, now)?;
+                }
                 Event::Answered(slot) => {
                     let sent_at = peer.sent_at.get(slot as usize).ok_or_else(|| Bad(format!("an answer to slot {slot}")))?;
-                    self.waits.push(now.duration_since(*sent_at).as_nanos().try_into().unwrap_or(u32::MAX));
+                    self.waits.push(nanoseconds(*sent_at, now));
                     self.answered += 1;
                     if let Some(plan) = plan {
                         self.ask_next(plan, peer, slot, now);
@@ -269,15 +388,41 @@ impl Tally {
             return;
         }
         let request = match plan.aim {
+            Aim::Busy { .. } if self.sent.is_multiple_of(TOPIC_EVERY) => Request::ToTopic,
             Aim::Each(receivers) => Request::ToOne((self.sent % u64::from(receivers.max(1))) as u32),
+            Aim::Busy { away_from } => Request::ToOne(away_from + (self.sent % AWAY) as u32),
             Aim::Topic => Request::ToTopic,
             Aim::Announcements => Request::Announcement,
             Aim::Ping => Request::Ping,
+            Aim::Pairs => Request::ToRoom(self.sent as u32),
+            Aim::Viewers(viewers) => {
+                self.shown[slot as usize] = Shown { sent_at: now, left: viewers };
+                Request::ToRoom(self.sent as u32)
+            }
         };
         peer.driver.request(slot, request, &mut peer.out);
         peer.sent_at[slot as usize] = now;
         self.sent += 1;
     }
+}
+
+impl Tally {
+    /// One more has seen what was sent under that number.
+    fn see(&mut self, number: u32, now: Instant) -> Outcome<()> {
+        let slot = number as usize % self.shown.len().max(1);
+        let shown = self.shown.get_mut(slot).filter(|shown| shown.left > 0);
+        let shown = shown.ok_or_else(|| Bad(format!("number {number} was seen too often")))?;
+        shown.left -= 1;
+        self.sights.push(nanoseconds(shown.sent_at, now));
+        if shown.left == 0 {
+            self.all_seen.push(slot as u32);
+        }
+        Ok(())
+    }
+}
+
+fn nanoseconds(from: Instant, to: Instant) -> u32 {
+    to.duration_since(from).as_nanos().try_into().unwrap_or(u32::MAX)
 }
 
 impl Peer {

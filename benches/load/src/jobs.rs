@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::Kind::{self, Axum, Mosquitto, Redis, SocketIo2, Socketioxide};
+use crate::server::Kind::{self, Axum, Mosquitto, Redis, SocketIo2, Socketioxide, TokioTungstenite, Ws};
 use crate::server::{By, Settings};
 
 /// What is measured of a job.
@@ -12,9 +12,9 @@ use crate::server::{By, Settings};
 pub enum Figure {
     /// Messages, deliveries, heartbeats, connections or requests a second: the job's unit.
     PerS,
-    /// Half of the answers came within, µs.
+    /// Half of the answers, pictures or openings came within, µs.
     P50Us,
-    /// 99 of 100 answers came within, µs.
+    /// 99 of 100 of them came within, µs.
     P99Us,
     /// The server's processor time a unit, µs.
     CpuUs,
@@ -24,6 +24,8 @@ pub enum Figure {
     LinkBytes,
     /// Resident memory of the process, MB; the highest so far where it has just started.
     ResidentMb,
+    /// Resident memory that the process gained by the work, MB.
+    GrownMb,
     /// Size of the program, MB.
     BinaryMb,
     /// From the start of the process to the first answer over a connection, s.
@@ -53,6 +55,14 @@ pub enum Work {
     Connect { at_once: u32 },
     /// Links that are bound and have sent one heartbeat; its operations are the links.
     Idle,
+    /// Pictures to viewers that see every one of them, and beside them to some that read nothing; its unit is a picture that one
+    /// viewer has seen.
+    Pictures { outstanding: u32, viewers: u32, stalled: u32 },
+    /// Messages between two in a room, who say them again; one at a time in each room. Its unit is a round trip.
+    Echo { rooms: u32 },
+    /// Openings, each 2 ms after the one before, from link to door. If there are subscribers, they get messages without a pause
+    /// meanwhile, and so many others are stored that the log is written back into the database.
+    Openings { subscribers: u32 },
     /// Pushes over HTTP to one receiver that is there.
     Push { clients: u32 },
     /// The start with so much waiting as there are operations.
@@ -70,6 +80,10 @@ pub enum Floor {
     AtMost(Figure, Kind, f64),
     /// At most so much.
     Below(Figure, f64),
+    /// At least so many times what Porter itself does in that other job.
+    AtLeastOf(Figure, &'static str, f64),
+    /// At most so many times what Porter itself does in that other job.
+    AtMostOf(Figure, &'static str, f64),
 }
 
 /// One row of the table.
@@ -102,8 +116,8 @@ const LIVE: Settings = Settings { durable: false, raised: false };
 const DURABLE: Settings = Settings { durable: true, raised: false };
 const RAISED: Settings = Settings { durable: true, raised: true };
 
-use Figure::{BinaryMb, LinkBytes, P50Us, PerS, ResidentMb, StartS};
-use Floor::{AtLeast, AtMost, Below};
+use Figure::{BinaryMb, GrownMb, LinkBytes, P50Us, P99Us, PerS, ResidentMb, StartS};
+use Floor::{AtLeast, AtLeastOf, AtMost, AtMostOf, Below};
 
 pub const JOBS: &[Job] = &[
     Job {
@@ -313,6 +327,72 @@ pub const JOBS: &[Job] = &[
         floors: &[AtLeast(PerS, SocketIo2, 2.0)],
     },
     Job {
+        id: "rooms-pictures-16",
+        title: ["rooms: pictures of 50 KB to 16 viewers", "房间：50 KB 的画面发给 16 个观看者"],
+        work: Work::Pictures { outstanding: 2, viewers: 16, stalled: 0 },
+        by: By::Rooms,
+        operations: 40_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Ws, 1.0), AtLeast(PerS, TokioTungstenite, 2.0), AtMost(P99Us, Ws, 1.0)],
+    },
+    Job {
+        id: "rooms-pictures-100",
+        title: ["rooms: pictures of 50 KB to 100 viewers", "房间：50 KB 的画面发给 100 个观看者"],
+        work: Work::Pictures { outstanding: 2, viewers: 100, stalled: 0 },
+        by: By::Rooms,
+        operations: 6_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Ws, 1.0), AtLeast(PerS, TokioTungstenite, 2.0), AtMost(P99Us, Ws, 1.0)],
+    },
+    Job {
+        id: "rooms-stalled-10",
+        title: ["rooms: the same, 10 of the 100 read nothing", "房间：同上，100 个中有 10 个什么也不读"],
+        work: Work::Pictures { outstanding: 2, viewers: 90, stalled: 10 },
+        by: By::Rooms,
+        operations: 6_000,
+        settings: LIVE,
+        floors: &[AtLeastOf(PerS, "rooms-pictures-100", 0.9), Below(GrownMb, 20.0)],
+    },
+    Job {
+        id: "rooms-echo-64x1",
+        title: ["rooms: 200 bytes there and back, 64 pairs, 1 outstanding each", "房间：200 字节往返，64 对，每对 1 条未答"],
+        work: Work::Echo { rooms: 64 },
+        by: By::Rooms,
+        operations: 400_000,
+        settings: LIVE,
+        floors: &[AtLeast(PerS, Ws, 1.5)],
+    },
+    Job {
+        id: "rooms-idle-10000",
+        title: ["rooms: an idle member, of 10,000", "房间：10,000 个空闲成员，每个"],
+        work: Work::Idle,
+        by: By::Rooms,
+        operations: 10_000,
+        settings: LIVE,
+        floors: &[Below(LinkBytes, 6_144.0)],
+    },
+    Job {
+        id: "opening",
+        title: ["an opening, from link to door", "开门指令，从连接到门"],
+        work: Work::Openings { subscribers: 0 },
+        by: By::Own,
+        operations: 4_000,
+        settings: RAISED,
+        floors: &[],
+    },
+    Job {
+        id: "opening-busy",
+        title: [
+            "an opening while messages fan out to 10,000 and checkpoints run",
+            "开门指令，同时有消息扇出到 10,000 个接收者并执行检查点",
+        ],
+        work: Work::Openings { subscribers: 10_000 },
+        by: By::Own,
+        operations: 4_000,
+        settings: RAISED,
+        floors: &[AtMostOf(P99Us, "opening", 3.0)],
+    },
+    Job {
         id: "start-1000000",
         title: ["start with 1,000,000 deliveries waiting", "有 1,000,000 条待送时启动"],
         work: Work::Start { receivers: 1_000 },
@@ -375,7 +455,7 @@ impl Job {
     pub fn peers(&self) -> Vec<Kind> {
         let of = |floor: &Floor| match floor {
             Floor::AtLeast(_, kind, _) | Floor::AtMost(_, kind, _) => Some(*kind),
-            Floor::Below(..) => None,
+            Floor::Below(..) | Floor::AtLeastOf(..) | Floor::AtMostOf(..) => None,
         };
         let mut peers: Vec<Kind> = self.floors.iter().filter_map(of).collect();
         peers.sort_unstable();

@@ -20,6 +20,7 @@ mod polling;
 mod porter;
 mod resp;
 mod results;
+mod rooms;
 mod server;
 mod sizing;
 mod table;

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::driver::Who;
-use crate::fleet::{Aim, Bad, Fleet, Outcome, Plan};
+use crate::fleet::{Aim, Bad, Fleet, Openings, Outcome, Plan, TOPIC_EVERY};
 use crate::jobs::{Figure, Job, Work};
 use crate::machine::{self, Disturbance, Usage, Watch};
 use crate::server::{By, Kind, Places, Server};
@@ -17,6 +17,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// Publishers that prepare what waits, and what each has without an answer.
 const FILLERS: u32 = 4;
 const FILLERS_OUTSTANDING: u32 = 256;
+/// Between two openings; and what the publisher beside them has without an answer.
+const OPENING_EVERY: Duration = Duration::from_millis(2);
+const BESIDE_OUTSTANDING: u32 = 64;
 /// A start that takes longer is bad.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -43,6 +46,9 @@ pub fn measure(places: &Places, kind: Kind, job: &Job) -> Outcome<Measured> {
         Work::Heartbeat { clients, outstanding } => run.heartbeat(clients, outstanding),
         Work::Connect { at_once } => run.arrive(at_once as usize),
         Work::Idle => run.idle(),
+        Work::Pictures { outstanding, viewers, stalled } => run.pictures(outstanding, viewers, stalled),
+        Work::Echo { rooms } => run.echo(rooms),
+        Work::Openings { subscribers } => run.openings(subscribers),
         Work::Push { clients } => run.push(clients),
         Work::Start { receivers } => run.start(receivers),
         Work::Rest => run.rest(),
@@ -80,9 +86,8 @@ impl Stopwatch {
         figures.insert(Figure::CpuUs, (after.cpu_s - self.before.cpu_s) * 1e6 / units as f64);
         figures.insert(Figure::WrittenBytes, (after.written - self.before.written) as f64 / operations as f64);
         figures.insert(Figure::ResidentMb, machine::memory_kb(self.pid, "VmRSS:")? as f64 / 1024.0);
-        if !fleet.tally.waits.is_empty() {
-            figures.insert(Figure::P50Us, fleet.tally.percentile_us(50));
-            figures.insert(Figure::P99Us, fleet.tally.percentile_us(99));
+        for (figure, percent) in [(Figure::P50Us, 50), (Figure::P99Us, 99)] {
+            figures.extend(fleet.tally.percentile_us(percent).map(|time| (figure, time)));
         }
         Ok(Measured { figures, disturbance })
     }
@@ -99,7 +104,7 @@ impl Run<'_> {
     }
 
     /// Carries out `plan` on a fleet that is connected; its unit is a delivery if `by_delivery`.
-    fn timed(&self, mut fleet: Fleet, plan: &Plan, each: impl Fn(u32) -> u64, by_delivery: bool) -> Outcome<Measured> {
+    fn timed(&self, mut fleet: Fleet, plan: &Plan, each: impl Fn(Who) -> u64, by_delivery: bool) -> Outcome<Measured> {
         let watch = Stopwatch::begin(&self.server)?;
         fleet.run(plan)?;
         let units = if by_delivery { plan.deliveries } else { plan.operations };
@@ -113,7 +118,7 @@ impl Run<'_> {
         self.connect_all(&mut fleet, receivers, Who::Receiver)?;
         self.connect_all(&mut fleet, publishers, Who::Publisher)?;
         let plan = Plan { aim: Aim::Each(receivers), operations: self.operations, outstanding, deliveries: self.operations };
-        self.timed(fleet, &plan, |number| share(self.operations, receivers, number), false)
+        self.timed(fleet, &plan, |who| share(self.operations, receivers, who.number()), false)
     }
 
     fn fan_out(&self, outstanding: u32, subscribers: u32) -> Outcome<Measured> {
@@ -162,7 +167,7 @@ impl Run<'_> {
         self.connect(&mut fleet, (0..receivers).map(Who::Lasting), at_once)?;
         fleet.await_deliveries(messages)?;
         let measured = watch.end(&mut fleet, messages, messages)?;
-        fleet.check_each(|number| share(messages, receivers, number))?;
+        fleet.check_each(|who| share(messages, receivers, who.number()))?;
         Ok(measured)
     }
 
@@ -190,6 +195,55 @@ impl Run<'_> {
         let grown = machine::memory_kb(pid, "VmRSS:")?.saturating_sub(before) * 1024;
         let figures = Figures::from([(Figure::LinkBytes, grown as f64 / self.operations as f64)]);
         Ok(Measured { figures, disturbance: watch.end() })
+    }
+
+    fn pictures(&self, outstanding: u32, viewers: u32, stalled: u32) -> Outcome<Measured> {
+        let mut fleet = Fleet::new()?;
+        self.connect_all(&mut fleet, viewers, Who::Viewer)?;
+        self.connect_all(&mut fleet, stalled, Who::Stalled)?;
+        self.connect(&mut fleet, std::iter::once(Who::Camera), 1)?;
+        let (pid, units) = (self.server.pid(), self.operations * u64::from(viewers));
+        let plan = Plan { aim: Aim::Viewers(viewers), operations: self.operations, outstanding, deliveries: 0 };
+        let (before, watch) = (machine::memory_kb(pid, "VmRSS:")?, Stopwatch::begin(&self.server)?);
+        fleet.run(&plan)?;
+        let mut measured = watch.end(&mut fleet, units, self.operations)?;
+        let grown = machine::memory_kb(pid, "VmRSS:")?.saturating_sub(before);
+        measured.figures.insert(Figure::GrownMb, grown as f64 / 1024.0);
+        fleet.check_each(|who| if matches!(who, Who::Viewer(_)) { self.operations } else { 0 })?;
+        Ok(measured)
+    }
+
+    fn echo(&self, rooms: u32) -> Outcome<Measured> {
+        let mut fleet = Fleet::new()?;
+        self.connect_all(&mut fleet, rooms, Who::Callee)?;
+        self.connect_all(&mut fleet, rooms, Who::Caller)?;
+        let plan = Plan { aim: Aim::Pairs, operations: self.operations, outstanding: 1, deliveries: self.operations };
+        let watch = Stopwatch::begin(&self.server)?;
+        fleet.run(&plan)?;
+        let measured = watch.end(&mut fleet, self.operations, self.operations)?;
+        let heard = fleet.tally.delivered;
+        if heard == self.operations { Ok(measured) } else { Err(Bad(format!("{heard} messages were heard"))) }
+    }
+
+    fn openings(&self, subscribers: u32) -> Outcome<Measured> {
+        let mut fleet = Fleet::new()?;
+        self.connect_all(&mut fleet, subscribers, Who::Subscriber)?;
+        let publishers = u32::from(subscribers > 0);
+        self.connect_all(&mut fleet, publishers, Who::Publisher)?;
+        self.connect(&mut fleet, [Who::Door, Who::Opener].into_iter(), 1)?;
+        let openings = Openings { count: self.operations, every: OPENING_EVERY };
+        let plan = Plan {
+            aim: Aim::Busy { away_from: subscribers },
+            operations: u64::MAX,
+            outstanding: BESIDE_OUTSTANDING,
+            deliveries: u64::from(subscribers),
+        };
+        let watch = Stopwatch::begin(&self.server)?;
+        fleet.run_openings(openings, (subscribers > 0).then_some(&plan))?;
+        let measured = watch.end(&mut fleet, self.operations, self.operations)?;
+        let messages = fleet.tally.sent.div_ceil(TOPIC_EVERY);
+        fleet.check_each(|who| if who == Who::Door { self.operations } else { messages })?;
+        Ok(measured)
     }
 
     fn push(&self, clients: u32) -> Outcome<Measured> {

@@ -66,7 +66,7 @@ impl Driver for Client {
                 topic.extend_from_slice(b"d/");
                 put_number(number, &mut topic);
             }
-            Request::ToTopic | Request::Announcement => topic.extend_from_slice(b"load"),
+            Request::ToTopic | Request::Announcement | Request::ToRoom(_) => topic.extend_from_slice(b"load"),
         }
         out.push(PUBLISH_QOS_1);
         put_length(2 + topic.len() + 2 + BODY.len(), out);

@@ -49,7 +49,7 @@ impl Phone {
                 put_number(number, packet);
                 packet.push(b'"');
             }
-            Request::ToTopic => packet.extend_from_slice(b"42[\"do_push\",{\"method\":\"publish\",\"topic\":\"load\""),
+            Request::ToTopic | Request::ToRoom(_) => packet.extend_from_slice(b"42[\"do_push\",{\"method\":\"publish\",\"topic\":\"load\""),
             Request::Announcement => {
                 packet.extend_from_slice(b"42[\"do_push\",{\"method\":\"publish\",\"topic\":\"load\",\"opts\":{\"time_to_live\":0}");
             }

@@ -9,6 +9,8 @@ pub struct Link {
 }
 
 const PUSH: &[u8] = b"{\"t\":5,\"mid\":\"";
+/// What stands before the number of an opening, which is its user's name.
+const OPENING: &[u8] = b"{\"t\":8,\"r\":\"gate\",\"u\":\"";
 
 impl Link {
     pub fn new(who: Who) -> Link {
@@ -24,8 +26,13 @@ impl Link {
 
 impl Driver for Link {
     fn open(&mut self, out: &mut Vec<u8>) -> usize {
-        if let Who::Publisher(_) = self.who {
-            return 0;
+        match self.who {
+            Who::Publisher(_) | Who::Opener => return 0,
+            Who::Door => {
+                out.extend_from_slice(b"{\"t\":10,\"r\":\"gate\",\"u\":\"door\"}\n{\"t\":11,\"alias\":\"door\"}\n");
+                return 1;
+            }
+            _ => {}
         }
         out.extend_from_slice(b"{\"t\":11,\"alias\":\"d-");
         put_number(self.who.number(), out);
@@ -43,6 +50,7 @@ impl Driver for Link {
                 self.pings.asked(slot);
                 return self.heartbeat(out);
             }
+            Request::ToRoom(number) => return put_opening(OPENING, number, b"\"}\n", out),
             Request::ToOne(number) => {
                 out.extend_from_slice(b"{\"t\":6,\"method\":\"publish_to_alias\",\"alias\":\"d-");
                 put_number(number, out);
@@ -69,6 +77,10 @@ impl Driver for Link {
             out.extend_from_slice(&rest[..digits]);
             out.extend_from_slice(b"\"}\n");
             Event::Delivered
+        } else if let Some(rest) = line.strip_prefix(OPENING) {
+            let number = leading_number(rest).ok_or_else(|| unexpected(line))?;
+            put_opening(b"{\"t\":-8,\"r\":\"gate\",\"u\":\"", number, b"\",\"ok\":true}\n", out);
+            Event::Seen(number)
         } else if let Some(rest) = line.strip_prefix(b"{\"t\":-6,\"num\":") {
             Event::Answered(leading_number(rest).ok_or_else(|| unexpected(line))?)
         } else if line.starts_with(b"{\"t\":-1,") {
@@ -82,9 +94,25 @@ impl Driver for Link {
     }
 }
 
+fn put_opening(before: &[u8], number: u32, behind: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(before);
+    put_number(number, out);
+    out.extend_from_slice(behind);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_door_says_that_it_has_opened() {
+        let input = b"{\"t\":-11,\"alias\":\"door\"}\n{\"t\":8,\"r\":\"gate\",\"u\":\"12\"}\n";
+        let out = b"{\"t\":-8,\"r\":\"gate\",\"u\":\"12\",\"ok\":true}\n";
+        crate::driver::tests::check(&|| Box::new(Link::new(Who::Door)), input, &[Event::Ready, Event::Seen(12)], out);
+        let mut opening = Vec::new();
+        Link::new(Who::Opener).request(0, Request::ToRoom(12), &mut opening);
+        assert!(input.ends_with(&opening));
+    }
 
     #[test]
     fn reads_what_porter_says() {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::driver::{Driver, Who};
 use crate::fleet::{Bad, Outcome};
 use crate::machine::{LOAD_CORE, SERVER_CORE, pin};
-use crate::{http, mqtt, polling, porter, resp, websocket};
+use crate::{http, mqtt, polling, porter, resp, rooms, websocket};
 
 /// A server that does not take connections by then has not started.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -30,6 +30,9 @@ pub enum Kind {
     Socketioxide,
     #[serde(rename = "socket.io")]
     SocketIo2,
+    Ws,
+    #[serde(rename = "tokio-tungstenite")]
+    TokioTungstenite,
 }
 
 impl Kind {
@@ -41,6 +44,8 @@ impl Kind {
             Kind::Axum => "axum",
             Kind::Socketioxide => "socketioxide",
             Kind::SocketIo2 => "socket.io",
+            Kind::Ws => "ws",
+            Kind::TokioTungstenite => "tokio-tungstenite",
         }
     }
 }
@@ -56,6 +61,8 @@ pub enum By {
     Polling,
     /// Socket.IO by polling and then on a WebSocket; publishers on that at once.
     Upgrade,
+    /// A WebSocket that is a member of a room.
+    Rooms,
 }
 
 /// What of a server's settings depends on the job.
@@ -111,6 +118,8 @@ pub struct Server {
     pub rest: SocketAddr,
     /// Where Socket.IO's clients go.
     phones: SocketAddr,
+    /// Where members of rooms go.
+    rooms: SocketAddr,
     token: String,
     settings: Settings,
     folder: Folder,
@@ -136,9 +145,9 @@ impl Server {
         }
         let told = told?;
         let fixed = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (address, rest) = (told.tcp.or(told.http).or(told.phones).unwrap_or(fixed), told.http.unwrap_or(fixed));
-        let phones = told.phones.unwrap_or(fixed);
-        let server = Server { kind, child, address, rest, phones, token: told.token, settings, folder };
+        let address = told.tcp.or(told.http).or(told.phones).or(told.rooms).unwrap_or(fixed);
+        let [rest, phones, rooms] = [told.http, told.phones, told.rooms].map(|told| told.unwrap_or(fixed));
+        let server = Server { kind, child, address, rest, phones, rooms, token: told.token, settings, folder };
         server.await_connection()?;
         Ok(server)
     }
@@ -157,13 +166,18 @@ impl Server {
 
     /// Where clients connect that talk so.
     pub fn address_for(&self, by: By) -> SocketAddr {
-        if by == By::Own { self.address } else { self.phones }
+        match by {
+            By::Own => self.address,
+            By::Rooms => self.rooms,
+            By::Websocket | By::Polling | By::Upgrade => self.phones,
+        }
     }
 
     /// The other end of a connection to it.
     pub fn driver(&self, by: By, who: Who) -> Box<dyn Driver> {
         match by {
             By::Own => self.own_driver(who),
+            By::Rooms => Box::new(rooms::Member::new(who)),
             By::Polling if !who.asks() => Box::new(polling::Client::new(who, false)),
             By::Upgrade if !who.asks() => Box::new(polling::Upgrading::new(who)),
             By::Websocket | By::Polling | By::Upgrade => Box::new(websocket::Client::new(who)),
@@ -173,6 +187,7 @@ impl Server {
     fn own_driver(&self, who: Who) -> Box<dyn Driver> {
         match self.kind {
             Kind::Socketioxide | Kind::SocketIo2 => Box::new(websocket::Client::new(who)),
+            Kind::Ws | Kind::TokioTungstenite => Box::new(rooms::Member::new(who)),
             Kind::Porter => Box::new(porter::Link::new(who)),
             Kind::Mosquitto => Box::new(mqtt::Client::new(who)),
             Kind::Redis => Box::new(resp::Client::default()),
@@ -241,15 +256,20 @@ fn command(places: &Places, kind: Kind, settings: Settings, folder: &Folder, por
         }
         Kind::Axum => bound_to_us(&places.of("target/peers/release/peer-axum")),
         Kind::Socketioxide => bound_to_us(&places.of("target/peers/release/peer-socketioxide")),
-        Kind::SocketIo2 => {
-            let mut command = bound_to_us(&in_path("node"));
-            command.arg(places.of("benches/peers/socketio-2/server.js"));
-            command
-        }
+        Kind::TokioTungstenite => bound_to_us(&places.of("target/peers/release/peer-tokio-tungstenite")),
+        Kind::SocketIo2 => in_node(places, "socketio-2/server.js"),
+        Kind::Ws => in_node(places, "ws-relay/server.js"),
     };
     // What the caller's environment says to programs, such as to keep backtraces, is not part of the work.
     command.current_dir(&folder.0).env_clear();
     Ok(command)
+}
+
+/// A peer's script in Node.
+fn in_node(places: &Places, script: &str) -> Command {
+    let mut command = bound_to_us(&in_path("node"));
+    command.arg(places.of("benches/peers").join(script));
+    command
 }
 
 /// A program that the kernel ends when this process ends, however that comes. `setpriv` becomes the program: the pid stays.
@@ -284,12 +304,13 @@ struct Told {
     tcp: Option<SocketAddr>,
     http: Option<SocketAddr>,
     phones: Option<SocketAddr>,
+    rooms: Option<SocketAddr>,
     token: String,
 }
 
 impl Default for Told {
     fn default() -> Told {
-        Told { tcp: None, http: None, phones: None, token: "token".to_owned() }
+        Told { tcp: None, http: None, phones: None, rooms: None, token: "token".to_owned() }
     }
 }
 
@@ -314,6 +335,7 @@ impl Told {
             match (words.next().unwrap_or_default(), words.next()) {
                 ("controllers", Some(url)) => told.tcp = url.strip_prefix("tcp://")?.parse().ok(),
                 ("management", Some(url)) => told.http = url.strip_prefix("http://")?.parse().ok(),
+                ("rooms", Some(url)) => told.rooms = url.strip_prefix("ws://")?.parse().ok(),
                 ("phones", Some(url)) => told.phones = url.strip_prefix("http://")?.split('/').next()?.parse().ok(),
                 ("token", Some(token)) => token.clone_into(&mut told.token),
                 _ => continue,
@@ -342,9 +364,13 @@ pub fn version(places: &Places, kind: Kind) -> String {
         Kind::Porter => word(first_line(places.of("target/release/porter"), "--version").replace("porter ", "v="), "v="),
         Kind::Mosquitto => first_line(in_path("mosquitto"), "-h").split_whitespace().last().unwrap_or("unknown").to_owned(),
         Kind::Redis => word(first_line(in_path("redis-server"), "--version"), "v="),
-        Kind::Axum | Kind::Socketioxide => locked_version(places, "Cargo.lock", &format!("name = \"{}\"\nversion = \"", kind.name())),
-        Kind::SocketIo2 => {
-            let version = locked_version(places, "socketio-2/package-lock.json", "\"node_modules/socket.io\": {\n      \"version\": \"");
+        Kind::Axum | Kind::Socketioxide | Kind::TokioTungstenite => {
+            locked_version(places, "Cargo.lock", &format!("name = \"{}\"\nversion = \"", kind.name()))
+        }
+        Kind::SocketIo2 | Kind::Ws => {
+            let (folder, package) = if kind == Kind::Ws { ("ws-relay", "ws") } else { ("socketio-2", "socket.io") };
+            let before = format!("\"node_modules/{package}\": {{\n      \"version\": \"");
+            let version = locked_version(places, &format!("{folder}/package-lock.json"), &before);
             format!("{version} (Node {})", first_line(in_path("node"), "--version"))
         }
     }
@@ -363,10 +389,10 @@ mod tests {
 
     #[test]
     fn what_a_server_says_is_read_whatever_else_it_says() {
-        let said = "Porter is ready.\n\n  controllers   tcp://127.0.0.1:1\n  management    http://127.0.0.1:2\n  phones   http://127.0.0.1:3/socket.io/\n  token  ab\n";
+        let said = "Porter is ready.\n\n  controllers   tcp://127.0.0.1:1\n  rooms  ws://127.0.0.1:4\n  management    http://127.0.0.1:2\n  phones   http://127.0.0.1:3/socket.io/\n  token  ab\n";
         let told = Told::from_lines(said.lines().map(str::to_owned), Kind::Porter).unwrap();
         assert_eq!((told.tcp.unwrap().port(), told.http.unwrap().port(), told.token.as_str()), (1, 2, "ab"));
-        assert_eq!(told.phones.unwrap().port(), 3);
+        assert_eq!((told.phones.unwrap().port(), told.rooms.unwrap().port()), (3, 4));
         assert!(Told::from_lines(std::iter::empty(), Kind::Porter).is_none());
         let axum = Told::from_lines(std::iter::once("management http://127.0.0.1:2".to_owned()), Kind::Axum).unwrap();
         assert_eq!(axum.http.unwrap().port(), 2);

@@ -85,19 +85,24 @@ fn rows(results: &Results, language: usize) -> Vec<Row> {
 }
 
 fn row(results: &Results, job: &Job, floor: &Floor, language: usize) -> Row {
-    let (figure, peer) = match floor {
-        Floor::AtLeast(figure, peer, _) | Floor::AtMost(figure, peer, _) => (*figure, Some(*peer)),
+    let (figure, against) = match floor {
+        Floor::AtLeast(figure, peer, _) | Floor::AtMost(figure, peer, _) => (*figure, Some((job.id, *peer))),
+        Floor::AtLeastOf(figure, other, _) | Floor::AtMostOf(figure, other, _) => (*figure, Some((*other, Kind::Porter))),
         Floor::Below(figure, _) => (*figure, None),
     };
     let ours = results.figure(job.id, Kind::Porter, figure);
-    let theirs = peer.and_then(|peer| results.figure(job.id, peer, figure));
+    let theirs = against.and_then(|(job, kind)| results.figure(job, kind, figure));
     let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
     let holds = match floor {
-        Floor::AtLeast(_, _, least) => ratio.map(|ratio| ratio >= *least),
-        Floor::AtMost(_, _, most) => ratio.map(|ratio| ratio <= *most),
+        Floor::AtLeast(_, _, least) | Floor::AtLeastOf(_, _, least) => ratio.map(|ratio| ratio >= *least),
+        Floor::AtMost(_, _, most) | Floor::AtMostOf(_, _, most) => ratio.map(|ratio| ratio <= *most),
         Floor::Below(_, most) => ours.map(|ours| ours <= *most),
     };
-    let cells = || [Some(Kind::Porter), peer].into_iter().flatten().filter_map(|kind| results.cell(job.id, kind));
+    let cells = || [Some((job.id, Kind::Porter)), against].into_iter().flatten().filter_map(|(job, kind)| results.cell(job, kind));
+    let name = |(job, kind): (&str, Kind)| match kind {
+        Kind::Porter => format!("{} `{job}`", ["itself in", "自身于"][language]),
+        peer => peer.name().to_owned(),
+    };
     let what = describe(figure)[language];
     Row {
         title: if what.is_empty() {
@@ -106,11 +111,11 @@ fn row(results: &Results, job: &Job, floor: &Floor, language: usize) -> Row {
             format!("{}{}{what}", job.title[language], [": ", "："][language])
         },
         ours: show(ours, figure),
-        theirs: peer.map_or("–".to_owned(), |peer| format!("{} {}", peer.name(), show(theirs, figure))),
+        theirs: against.map_or("–".to_owned(), |against| format!("{} {}", name(against), show(theirs, figure))),
         ratio: ratio.map_or("–".to_owned(), plain),
         floor: match floor {
-            Floor::AtLeast(_, _, least) => format!("≥ {}", plain(*least)),
-            Floor::AtMost(_, _, most) => format!("≤ {}", plain(*most)),
+            Floor::AtLeast(_, _, least) | Floor::AtLeastOf(_, _, least) => format!("≥ {}", plain(*least)),
+            Floor::AtMost(_, _, most) | Floor::AtMostOf(_, _, most) => format!("≤ {}", plain(*most)),
             Floor::Below(_, most) => format!("≤ {}", show(Some(*most), figure)),
         },
         verdict: if cells().any(|cell| cell.bad.is_some()) { Verdict::Bad } else { verdict(holds) },
@@ -148,9 +153,10 @@ fn growth_row(results: &Results, growth: &Growth, language: usize) -> Row {
 fn describe(figure: Figure) -> [&'static str; 2] {
     match figure {
         Figure::P50Us => ["half of the answers within", "半数应答不超过"],
-        Figure::P99Us => ["99 % of the answers within", "99% 的应答不超过"],
+        Figure::P99Us => ["99 % within", "99% 不超过"],
         Figure::StartS => ["first answer after", "首个应答"],
         Figure::ResidentMb => ["resident memory", "常驻内存"],
+        Figure::GrownMb => ["memory gained", "内存增长"],
         Figure::BinaryMb => ["binary", "程序大小"],
         Figure::PerS | Figure::CpuUs | Figure::WrittenBytes | Figure::LinkBytes => ["", ""],
     }
@@ -167,7 +173,7 @@ pub fn show(value: Option<f64>, figure: Figure) -> String {
         Figure::P50Us | Figure::P99Us if value >= 10.0 => format!("{value:.0} µs"),
         Figure::P50Us | Figure::P99Us | Figure::CpuUs => format!("{value:.2} µs"),
         Figure::WrittenBytes | Figure::LinkBytes => format!("{:.2} KB", value / 1024.0),
-        Figure::ResidentMb | Figure::BinaryMb => format!("{value:.1} MB"),
+        Figure::ResidentMb | Figure::GrownMb | Figure::BinaryMb => format!("{value:.1} MB"),
         Figure::StartS => format!("{value:.2} s"),
     }
 }
@@ -198,6 +204,14 @@ mod tests {
             let text = markdown(&results(ours, 100_000.0), ENGLISH);
             assert!(text.contains(mark), "{text}");
         }
+    }
+
+    #[test]
+    fn a_row_against_another_job_of_porter_s_names_it() {
+        let job = |per_s| BTreeMap::from([(Kind::Porter, Cell { figures: Figures::from([(Figure::PerS, per_s)]), ..Cell::default() })]);
+        let jobs = [("rooms-stalled-10", 95_000.0), ("rooms-pictures-100", 100_000.0)].map(|(id, per_s)| (id.to_owned(), job(per_s)));
+        let text = markdown(&Results { jobs: BTreeMap::from(jobs), ..Results::default() }, ENGLISH);
+        assert!(text.contains("| 95 k/s | itself in `rooms-pictures-100` 100 k/s | 0.95 | ≥ 0.90 | yes |"), "{text}");
     }
 
     #[test]

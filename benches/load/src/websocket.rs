@@ -4,12 +4,15 @@ use crate::driver::{Driver, Event, Request, Who, unexpected};
 use crate::phone::Phone;
 
 /// What goes with every request that opens a WebSocket.
-const UPGRADE: &[u8] =
+pub const UPGRADE: &[u8] =
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 /// Every frame has the same key; no server looks at it.
 const MASK: [u8; 4] = *b"mask";
-/// The last frame of a message, text.
+/// The last frame of a message: text, or bytes; and what asks for a sign of life, and is one.
 const TEXT: u8 = 0x81;
+pub const BINARY: u8 = 0x82;
+pub const PING: u8 = 0x89;
+pub const PONG: u8 = 0x8a;
 const IS_MASKED: u8 = 0x80;
 /// A second byte of this means that the length is in the next two.
 const LENGTH_IN_TWO: u8 = 126;
@@ -46,15 +49,12 @@ impl Client {
     }
 
     fn opened(&mut self, input: &[u8], probes: bool, out: &mut Vec<u8>) -> Result<Option<(usize, Event)>, String> {
-        let Some(head) = memchr::memmem::find(input, b"\r\n\r\n") else { return Ok(None) };
-        if !input.starts_with(b"HTTP/1.1 101 ") {
-            return Err(unexpected(input));
-        }
+        let Some(head) = upgraded(input)? else { return Ok(None) };
         self.stage = if probes { Stage::Probed } else { Stage::Open };
         if probes {
-            put_frame(b"2probe", out);
+            put_frame(TEXT, b"2probe", out);
         }
-        Ok(Some((head + 4, Event::Nothing)))
+        Ok(Some((head, Event::Nothing)))
     }
 }
 
@@ -68,55 +68,82 @@ impl Driver for Client {
     fn request(&mut self, slot: u32, request: Request, out: &mut Vec<u8>) {
         self.packet.clear();
         self.phone.request(slot, request, &mut self.packet);
-        put_frame(&self.packet, out);
+        put_frame(TEXT, &self.packet, out);
     }
 
     fn next(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, Event)>, String> {
         if let Stage::Asked { probes } = self.stage {
             return self.opened(input, probes, out);
         }
-        let Some((whole, packet)) = frame(input)? else { return Ok(None) };
+        let Some((whole, packet)) = text(input)? else { return Ok(None) };
         if self.stage == Stage::Probed {
             if packet != b"3probe" {
                 return Err(unexpected(packet));
             }
             self.stage = Stage::Open;
-            put_frame(b"5", out);
+            put_frame(TEXT, b"5", out);
             return Ok(Some((whole, Event::Ready)));
         }
         self.packet.clear();
         let event = self.phone.hear(packet, &mut self.packet)?;
         if !self.packet.is_empty() {
-            put_frame(&self.packet, out);
+            put_frame(TEXT, &self.packet, out);
         }
         Ok(Some((whole, event)))
     }
 }
 
-/// The first frame, if it is whole: its bytes in all, and its text.
-fn frame(input: &[u8]) -> Result<Option<(usize, &[u8])>, String> {
-    let [kind, length, rest @ ..] = input else { return Ok(None) };
-    if *kind != TEXT || *length > LENGTH_IN_TWO {
-        return Err(unexpected(input));
-    }
-    let (head, length) = match (*length, rest) {
-        (LENGTH_IN_TWO, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-        (LENGTH_IN_TWO, _) => return Ok(None),
-        (length, _) => (2, usize::from(length)),
-    };
-    Ok(input.get(head..head + length).map(|text| (head + length, text)))
+/// The bytes of the answer to the request that opens a WebSocket, if it is whole. Any other than 101 is an error.
+pub fn upgraded(input: &[u8]) -> Result<Option<usize>, String> {
+    let Some(head) = memchr::memmem::find(input, b"\r\n\r\n") else { return Ok(None) };
+    if input.starts_with(b"HTTP/1.1 101 ") { Ok(Some(head + 4)) } else { Err(unexpected(input)) }
 }
 
-fn put_frame(text: &[u8], out: &mut Vec<u8>) {
-    out.push(TEXT);
-    if text.len() < usize::from(LENGTH_IN_TWO) {
-        out.push(IS_MASKED | text.len() as u8);
+/// What the header of the first frame says, if that is whole.
+pub struct Header {
+    /// [`BINARY`] and the like.
+    pub kind: u8,
+    /// Bytes of the header, and of the payload behind it.
+    pub bytes: usize,
+    pub payload: usize,
+}
+
+/// The header of the first frame. One that is masked, or has more than 65,535 bytes, is an error.
+pub fn header(input: &[u8]) -> Result<Option<Header>, String> {
+    let [kind, length, rest @ ..] = input else { return Ok(None) };
+    let (bytes, payload) = match (*length, rest) {
+        (LENGTH_IN_TWO, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+        (LENGTH_IN_TWO, _) => return Ok(None),
+        (length, _) if length < LENGTH_IN_TWO => (2, usize::from(length)),
+        _ => return Err(unexpected(input)),
+    };
+    Ok(Some(Header { kind: *kind, bytes, payload }))
+}
+
+/// The first frame, if it is whole: its bytes in all, and its text.
+fn text(input: &[u8]) -> Result<Option<(usize, &[u8])>, String> {
+    let Some(Header { kind, bytes, payload }) = header(input)? else { return Ok(None) };
+    if kind != TEXT {
+        return Err(unexpected(input));
+    }
+    Ok(input.get(bytes..bytes + payload).map(|text| (bytes + payload, text)))
+}
+
+/// Puts a frame of at most 65,535 bytes, masked.
+pub fn put_frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(kind);
+    if payload.len() < usize::from(LENGTH_IN_TWO) {
+        out.push(IS_MASKED | payload.len() as u8);
     } else {
         out.push(IS_MASKED | LENGTH_IN_TWO);
-        out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        out.extend_from_slice(&(payload.len() as u16).to_be_bytes());
     }
     out.extend_from_slice(&MASK);
-    out.extend(text.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    let begin = out.len();
+    out.extend_from_slice(payload);
+    for four in out[begin..].chunks_mut(MASK.len()) {
+        four.iter_mut().zip(MASK).for_each(|(byte, mask)| *byte ^= mask);
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +166,7 @@ mod tests {
 
     fn said(texts: &[&str]) -> Vec<u8> {
         let mut out = Vec::new();
-        texts.iter().for_each(|text| put_frame(text.as_bytes(), &mut out));
+        texts.iter().for_each(|text| put_frame(TEXT, text.as_bytes(), &mut out));
         out
     }
 

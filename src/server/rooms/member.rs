@@ -16,7 +16,7 @@ use futures::{AsyncRead, AsyncWriteExt};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, DOOR_ANSWER_BYTES_MAX, HTTP_DRAIN_WAIT};
 use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
-use crate::protocol::room::{Place, RoomFrame, RoomPath};
+use crate::protocol::room::{Place, RoomFrame, RoomKind, RoomPath};
 use crate::protocol::websocket::{self, Broken, Decoder, Item};
 use crate::runtime::clock;
 use crate::runtime::handle::RoomLink;
@@ -26,8 +26,8 @@ use crate::server::listener::Permit;
 
 /// Bytes of one read: the small one for those who send little, the large one behind a read that was full.
 const SCRATCH_BYTES: [usize; 2] = [4 << 10, 64 << 10];
-/// The decoder's buffer, which a member holds also while it is idle: doors send pictures, others mostly little.
-const DOOR_BUFFER_BYTES: usize = 16 << 10;
+/// The decoder's buffer, which a member holds also while it is idle: whoever shows pictures to many sends much, others mostly little.
+const PICTURES_BUFFER_BYTES: usize = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
 /// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
@@ -77,7 +77,8 @@ impl Member {
     /// A member that has just come; `rest` is what it sent behind its handshake.
     pub(super) fn new(link: RoomLink, path: &RoomPath, frame_max: usize, rest: &[u8], permit: Permit) -> Member {
         let is_door = path.place == Place::Door;
-        let buffer = if is_door { DOOR_BUFFER_BYTES } else { BUFFER_BYTES };
+        let shows_pictures = is_door && path.key.kind == RoomKind::OneToMany;
+        let buffer = if shows_pictures { PICTURES_BUFFER_BYTES } else { BUFFER_BYTES };
         let mut decoder = Decoder::new(websocket::Options { message_max: frame_max, buffer });
         decoder.lend(rest.to_vec(), rest.len());
         let has_more = !rest.is_empty();
