@@ -7,6 +7,7 @@
 
 pub mod access;
 mod aliases;
+mod by_mid;
 mod catch_up;
 mod commits;
 mod deliveries;
