@@ -58,8 +58,11 @@ pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
 fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, doors: &mut Bound) -> Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
-    for change in changes {
-        apply(&transaction, &mut messages, change, batch.stamp.service, doors)?;
+    for run in changes.chunk_by(|one, next| deleted(one).and(deleted(next)).is_some()) {
+        match run {
+            [change] => apply(&transaction, &mut messages, change, batch.stamp.service, doors)?,
+            deletions => messages.delete_all(deletions.iter().filter_map(deleted).collect())?,
+        }
     }
     drop(messages);
     doors.keep(&transaction)?;
@@ -86,6 +89,11 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, doors: &
     meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
     transaction.commit()?;
     Ok(refused)
+}
+
+/// The message that a change deletes.
+fn deleted(change: &Change) -> Option<Mid> {
+    if let Change::DeleteMessage(mid) = change { Some(*mid) } else { None }
 }
 
 /// `service`: the service time of the batch, ms.
@@ -232,6 +240,27 @@ mod tests {
             Restored::Key(key(5, 20)),
         ];
         assert_eq!(load(&database), expected);
+    }
+
+    #[test]
+    fn deletions_in_a_row_take_their_messages_and_endings_and_no_others() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let end = |mid| Change::EndDelivery { mid: Mid::new(mid), alias: AliasId(1) };
+        let mut changes = vec![Change::SaveAlias(alias(1, "a")), Change::SaveAlias(alias(2, "b"))];
+        changes.extend((10..30).map(|mid| save(message(mid, "1"), &[(1, None), (2, None)])));
+        changes.extend([11, 12, 14, 29].map(end));
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        // Neighbours in any order, one twice, one that is not there, lone ones, and the endings of the same batch.
+        let deleted = [13, 11, 12, 12, 40, 20, 29, 10].map(|mid| Change::DeleteMessage(Mid::new(mid)));
+        let mut changes = vec![end(13)];
+        changes.extend(deleted);
+        assert_eq!(database.commit(&batch(2, changes)), committed());
+        let both = |mid: &u64| if *mid == 14 { (14, vec![2]) } else { (*mid, vec![1, 2]) };
+        let left: Vec<u64> = (14..30).filter(|mid| ![20, 29].contains(mid)).collect();
+        assert_eq!(owed(&database), left.iter().map(both).collect::<Vec<_>>());
+        let endings = scratch.shell().query_row("SELECT group_concat(mid) FROM ended", (), |row| row.get::<_, String>(0));
+        assert_eq!(endings.unwrap(), "14");
     }
 
     #[test]
