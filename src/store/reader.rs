@@ -1,6 +1,7 @@
 //! The reading threads: pages of bodies for catch-up and pull, delivery reports, the door log. Each has a read-only
 //! connection, opened at its first question, and again after an error or a failure of the disk.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 
 use crate::hub::storage::{PageRequest, ReportLine, Trouble};
+use crate::limits::PAGES_IN_FLIGHT_MAX;
 use crate::names::Mid;
 use crate::protocol::frame::Message;
 use crate::store::cause::{Cause, cause};
@@ -18,6 +20,9 @@ use crate::store::door_log::{self, DoorLogPage, DoorLogQuery};
 use crate::store::findings::Findings;
 use crate::store::folder::Folder;
 use crate::store::{Answer, Answers, aside, messages, reports};
+
+/// Pages that one reader reads in one transaction: half of those that may be under way, the other half is the other reader's.
+const PAGES_AT_ONCE: usize = PAGES_IN_FLIGHT_MAX / 2;
 
 /// Takes the answer to a question that REST asks.
 pub(super) type Reply<T> = Box<dyn FnOnce(Result<T, Trouble>) + Send>;
@@ -45,10 +50,17 @@ impl Questions {
         Questions { queue: Mutex::new(queue), lookups }
     }
 
-    /// Waits for the next question; nothing when nobody can ask any more.
-    fn next(&self) -> Option<Question> {
+    /// Waits for the next questions, none when nobody can ask any more: one, or the pages that wait behind a page. A question of
+    /// another kind that ends those is the last.
+    fn next(&self) -> Vec<Question> {
         // Whoever holds the lock waits for a question, the other reader for the lock.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut questions: Vec<Question> = queue.recv().into_iter().collect();
+        while questions.len() < PAGES_AT_ONCE && matches!(questions.last(), Some(Question::Page(_))) {
+            let Ok(question) = queue.try_recv() else { break };
+            questions.push(question);
+        }
+        questions
     }
 }
 
@@ -61,25 +73,51 @@ pub(super) struct Place {
 /// The body of a reading thread: answers until nobody can ask any more.
 pub(super) fn run(questions: &Questions, slot: &ReaderSlot, place: &Place, answers: &Answers) {
     let findings = &place.findings;
-    while let Some(question) = questions.next() {
-        match question {
-            Question::Page(PageRequest { ticket, mids }) => {
-                let page = read(slot, place, |connection| messages::read(connection, &mids, findings));
-                answers(Answer::Page { ticket, page: page.map(share) });
-            }
-            Question::Report(mid, reply) => {
-                let report = read(slot, place, |connection| reports::read(connection, mid, findings));
-                questions.lookups.fetch_sub(1, Ordering::Relaxed);
-                reply(report);
-            }
-            Question::DoorLog(query, reply) => {
-                let page = read(slot, place, |connection| door_log::read(connection, &query, findings));
-                questions.lookups.fetch_sub(1, Ordering::Relaxed);
-                reply(page);
+    let mut pages = VecDeque::new();
+    loop {
+        let asked = questions.next();
+        if asked.is_empty() {
+            break;
+        }
+        for question in asked {
+            match question {
+                Question::Page(page) => pages.push_back(page),
+                Question::Report(mid, reply) => {
+                    read_pages(&mut pages, slot, place, answers);
+                    let report = read(slot, place, |connection| reports::read(connection, mid, findings));
+                    questions.lookups.fetch_sub(1, Ordering::Relaxed);
+                    reply(report);
+                }
+                Question::DoorLog(query, reply) => {
+                    read_pages(&mut pages, slot, place, answers);
+                    let page = read(slot, place, |connection| door_log::read(connection, &query, findings));
+                    questions.lookups.fetch_sub(1, Ordering::Relaxed);
+                    reply(page);
+                }
             }
         }
+        read_pages(&mut pages, slot, place, answers);
     }
     *lock(slot) = None;
+}
+
+/// Reads all of `pages` in one transaction and answers each as soon as it is read. SQLite forgets what it holds of the file whenever
+/// somebody has written between two transactions, and those who come back together are owed neighbours.
+fn read_pages(pages: &mut VecDeque<PageRequest>, slot: &ReaderSlot, place: &Place, answers: &Answers) {
+    while !pages.is_empty() {
+        let all = read(slot, place, |connection| {
+            while let Some(PageRequest { ticket, mids }) = pages.front() {
+                let page = messages::read(connection, mids, &place.findings)?;
+                answers(Answer::Page { ticket: *ticket, page: Ok(share(page)) });
+                pages.pop_front();
+            }
+            Ok(())
+        });
+        // The one that could not be read; those behind it are tried anew.
+        if let (Err(trouble), Some(PageRequest { ticket, .. })) = (all, pages.pop_front()) {
+            answers(Answer::Page { ticket, page: Err(trouble) });
+        }
+    }
 }
 
 impl Place {
