@@ -1,5 +1,7 @@
 //! Statements about messages and which of their deliveries have ended.
 
+use std::sync::Arc;
+
 use rusqlite::{CachedStatement, Connection, Result, Row};
 
 use crate::hub::storage::{AliasId, Owed};
@@ -189,15 +191,18 @@ pub(super) fn get_whole(row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
     Ok((get(get_mid(row, 8)?, row)?, get_receivers(row, 5, 6)?))
 }
 
-/// Reads messages whole, in the order of `mids`. What has no row is left out, and so is what can't be read.
-pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Message>> {
-    let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body FROM message WHERE mid = ?1";
+/// Reads messages whole, those whose numbers follow on each other at once. `mids` must ascend, and so do the messages. What has no row is
+/// left out, and so is what can't be read.
+pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Arc<Message>>> {
+    let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body, mid FROM message WHERE mid BETWEEN ?1 AND ?2 \
+               ORDER BY mid";
     let mut statement = connection.prepare_cached(sql)?;
     let mut messages = Vec::with_capacity(mids.len());
-    for number in mids {
-        let mut rows = statement.query((mid(*number),))?;
-        if let Some(row) = rows.next()? {
-            messages.extend(findings.readable("message", number, get(*number, row))?);
+    for range in mids.chunk_by(|one, next| next.number() == one.number() + 1) {
+        let mut rows = statement.query((mid(range[0]), mid(range[range.len() - 1])))?;
+        while let Some(row) = rows.next()? {
+            let number = get_mid(row, 8)?;
+            messages.extend(findings.readable("message", number, get(number, row))?.map(Arc::new));
         }
     }
     Ok(messages)
