@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use crate::hub::Hub;
-use crate::hub::aliases::AliasKey;
+use crate::hub::aliases::{AliasKey, Aliases};
 use crate::hub::effects::{Effect, Effects};
 use crate::hub::gather::{Health, InFlight};
 use crate::hub::links::HoldKind;
-use crate::hub::pending::{Pending, Stage};
+use crate::hub::pending::{Pending, Publisher, Stage};
 use crate::hub::publish::key_record;
 use crate::hub::storage::{Batch, Change, DeliveryState, Outcome, Owed, ReportLine, Stamp, Trouble};
 use crate::hub::waiting::{self, Stored};
@@ -89,47 +89,19 @@ impl Hub {
 
     /// Adds the rows of gathered messages, as many as a transaction takes.
     fn take_messages(&mut self, number: u64, changes: &mut Vec<Change>) -> Vec<Mid> {
-        let mut mids = Vec::new();
+        let most = self.gather.messages.len().min(TRANSACTION_ROWS_MAX.saturating_sub(changes.len()));
+        let mut mids = Vec::with_capacity(most);
+        changes.reserve(most);
         let mut bytes = 0;
         while changes.len() < TRANSACTION_ROWS_MAX && bytes < TRANSACTION_BYTES_MAX {
             let Some((mid, _)) = self.gather.messages.pop_front() else { break };
-            let Some(mut pending) = self.pending.remove(mid) else { continue };
+            let Some(pending) = self.pending.get_mut(mid) else { continue };
             bytes += pending.message.body.len();
-            self.add_rows(number, &pending, changes);
             pending.stage = Stage::Writing;
-            self.pending.add(pending);
+            add_rows(&mut self.aliases, number, self.now.service, pending, changes);
             mids.push(mid);
         }
         mids
-    }
-
-    fn add_rows(&mut self, number: u64, pending: &Pending, changes: &mut Vec<Change>) {
-        let mid = pending.message.mid;
-        let mut receivers = Vec::with_capacity(pending.left as usize);
-        for receiver in &pending.receivers {
-            if self.aliases.try_get(receiver.alias).is_none_or(|entry| entry.owed.binary_search(&mid).is_err()) {
-                continue;
-            }
-            let alias = self.aliases.id(receiver.alias);
-            let entry = self.aliases.get_mut(receiver.alias);
-            if !entry.saved && entry.in_batch != number {
-                entry.in_batch = number;
-                changes.extend(entry.record().map(Change::SaveAlias));
-            }
-            receivers.push(Owed { alias, topic: receiver.topic });
-            if pending.message.receipt {
-                let line = ReportLine { alias: entry.name.clone(), state: DeliveryState::Waiting, at: pending.message.ts };
-                changes.push(Change::SaveReport { mid, line });
-            }
-        }
-        changes.extend(pending.ended.iter().map(|line| Change::SaveReport { mid, line: line.clone() }));
-        if !receivers.is_empty() {
-            receivers.sort_unstable_by_key(|owed| owed.alias);
-            changes.push(Change::SaveMessage { message: Arc::clone(&pending.message), receivers: receivers.into() });
-        }
-        if let Some(key) = &pending.key {
-            changes.push(Change::SaveKey(key_record(key, pending.published, self.now.service)));
-        }
     }
 
     /// What became of the batch in flight.
@@ -195,7 +167,7 @@ impl Hub {
     }
 
     fn message_committed(&mut self, mid: Mid, fx: &mut Effects) {
-        let Some(pending) = self.pending.remove(mid) else { return };
+        let Some(mut pending) = self.pending.remove(mid) else { return };
         let message = &pending.message;
         if pending.left == 0 {
             self.bodies -= message.body.len() as u64;
@@ -208,17 +180,17 @@ impl Hub {
                 self.waiting.set_receipt(mid, message.publisher.clone());
             }
         }
-        self.answer_publishers(&pending, fx);
+        self.answer_publishers(&mut pending, fx);
     }
 
     /// Sends the `-6`, to those who repeated the publish as well.
-    pub(super) fn answer_publishers(&mut self, pending: &Pending, fx: &mut Effects) {
+    pub(super) fn answer_publishers(&mut self, pending: &mut Pending, fx: &mut Effects) {
         if let Some(key) = &pending.key {
             self.keys.answer(key.hash, pending.published);
         }
-        for publisher in &pending.publishers {
-            fx.reply(publisher.link, Reply::Published(pending.published, publisher.num.clone()));
-            self.answered(publisher.link, fx);
+        for Publisher { link, num } in std::mem::take(&mut pending.publishers) {
+            fx.reply(link, Reply::Published(pending.published, num));
+            self.answered(link, fx);
         }
     }
 
@@ -364,5 +336,37 @@ impl Hub {
             fx.reply(id, Reply::Error { refusal, num: hold.num });
             self.end_binding_pull(id, Mid::ZERO);
         }
+    }
+}
+
+/// Adds the rows of one message to batch `number`, begun at that service time, ms.
+fn add_rows(aliases: &mut Aliases, number: u64, service: u64, pending: &Pending, changes: &mut Vec<Change>) {
+    let mid = pending.message.mid;
+    let none_ended = pending.left as usize == pending.receivers.len();
+    let mut receivers = Vec::with_capacity(pending.left as usize);
+    for receiver in &pending.receivers {
+        let is_owed = none_ended || aliases.try_get(receiver.alias).is_some_and(|entry| entry.owed.binary_search(&mid).is_ok());
+        if !is_owed {
+            continue;
+        }
+        let alias = aliases.id(receiver.alias);
+        let entry = aliases.get_mut(receiver.alias);
+        if !entry.saved && entry.in_batch != number {
+            entry.in_batch = number;
+            changes.extend(entry.record().map(Change::SaveAlias));
+        }
+        receivers.push(Owed { alias, topic: receiver.topic });
+        if pending.message.receipt {
+            let line = ReportLine { alias: entry.name.clone(), state: DeliveryState::Waiting, at: pending.message.ts };
+            changes.push(Change::SaveReport { mid, line });
+        }
+    }
+    changes.extend(pending.ended.iter().map(|line| Change::SaveReport { mid, line: line.clone() }));
+    if !receivers.is_empty() {
+        receivers.sort_unstable_by_key(|owed| owed.alias);
+        changes.push(Change::SaveMessage { message: Arc::clone(&pending.message), receivers: receivers.into() });
+    }
+    if let Some(key) = &pending.key {
+        changes.push(Change::SaveKey(key_record(key, pending.published, service)));
     }
 }

@@ -168,9 +168,9 @@ impl Hub {
 
     /// The last delivery of a pending message has ended and nothing of it must be kept: `-6` is true.
     pub(super) fn delivered(&mut self, mid: Mid, fx: &mut Effects) {
-        let Some(pending) = self.pending.remove(mid) else { return };
+        let Some(mut pending) = self.pending.remove(mid) else { return };
         self.bodies -= pending.message.body.len() as u64;
-        self.answer_publishers(&pending, fx);
+        self.answer_publishers(&mut pending, fx);
     }
 
     /// Over the cap of an alias its oldest deliveries are dropped, a few at a time.

@@ -7,6 +7,7 @@
 
 pub mod access;
 mod aliases;
+mod by_mid;
 mod catch_up;
 mod commits;
 mod deliveries;
@@ -292,15 +293,19 @@ impl Hub {
     fn run_frames(&mut self, id: LinkId, frames: &mut std::vec::IntoIter<Request>, fx: &mut Effects) {
         while let Some(request) = frames.next() {
             let Some(link) = self.links.find_mut(id) else { return };
-            if link.hold.is_some() || (self.fan_out.is_some() && !runs_between_slices(&request.body)) {
-                if link.hold.is_none() {
-                    self.deferred.push_back(id);
-                }
+            let is_held = link.hold.is_some();
+            if !is_held && self.may_run(&request.body, fx) {
+                self.frame(id, request, fx);
+                continue;
+            }
+            if !is_held {
+                self.deferred.push_back(id);
+            }
+            if let Some(link) = self.links.find_mut(id) {
                 link.backlog.push_back(request);
                 link.backlog.extend(frames);
-                return;
             }
-            self.frame(id, request, fx);
+            return;
         }
         self.batch_done(id, fx);
     }
@@ -461,11 +466,6 @@ impl Mids {
         }
         self.asked = false;
     }
-}
-
-/// Between the slices of a fan-out run only acknowledgements and the door lane (Design §6).
-fn runs_between_slices(body: &Body) -> bool {
-    matches!(body, Body::Acknowledge { .. } | Body::Door(_) | Body::DoorAnswer(_) | Body::Refused(_))
 }
 
 /// Whether a batch goes to the door lane: it holds an 8, -8, 9 or 10 (Design §6).

@@ -10,31 +10,46 @@ use crate::hub::pending::{Pending, PendingKey, Publisher, Receiver, Stage};
 use crate::hub::storage::{Change, KeyRecord};
 use crate::limits::{DELIVERIES_PER_TURN_MAX, GRACE_MAX, GRACE_MIN, UNCOMMITTED_BYTES_MAX};
 use crate::names::{Alias, LinkId, Mid, Topic};
-use crate::protocol::frame::{Message, Num, Publish, Published, Receivers, Reply};
+use crate::protocol::frame::{Body, Message, Num, Publish, Published, Receivers, Reply};
 use crate::protocol::refusal::{Code, Refusal};
 
 /// A session that let so many graces pass in a row counts as offline for the grace (Design §6).
 const MISSED_MAX: u8 = 4;
 
-/// A publish that is being handed to its receivers, a slice a turn.
+/// Publishes to the same topics that are handed out together. A deletion of the oldest makes room for as many at once
+/// (`deliveries`).
+const JOINED_MAX: usize = 16;
+/// From so many receivers on a publish waits for others that come in the same turn: then whoever gets them all gets them in one
+/// write. Below it a turn holds as many anyway.
+const JOINED_FROM: usize = DELIVERIES_PER_TURN_MAX / JOINED_MAX;
+
+/// Publishes that are being handed to their receivers, a slice a turn.
 #[derive(Debug)]
 pub(super) enum FanOut {
-    /// Its deliveries are owed.
+    /// Their deliveries are owed.
     Owed(OwedFanOut),
     /// time_to_live 0: whom it still goes to.
     Live(Arc<Message>, std::vec::IntoIter<Target>),
 }
 
-/// A publish whose deliveries are owed.
+/// Publishes whose deliveries are owed, all to the same receivers.
 #[derive(Debug)]
 pub(super) struct OwedFanOut {
-    mid: Mid,
+    /// Ascending; at least one.
+    mids: Vec<Mid>,
     /// The next receiver's index.
     next: usize,
     /// Receivers handed to so far that can't be expected to acknowledge within a grace.
     offline: u32,
     /// The longest mean time of acknowledgement among the others, µs.
     ack_mean: u32,
+}
+
+impl FanOut {
+    /// Nobody was handed anything yet.
+    fn has_not_begun(&self) -> bool {
+        matches!(self, FanOut::Owed(fan) if fan.next == 0)
+    }
 }
 
 impl Hub {
@@ -81,13 +96,14 @@ impl Hub {
             self.keys.begin(key.hash, published, self.now.service);
         }
         let message = Arc::new(self.message(id, mid, publish, topics));
-        self.deliveries += receivers.len();
+        let count = receivers.len();
+        self.deliveries += count;
         self.bodies += message.body.len() as u64;
         if let Some(link) = self.links.find_mut(id) {
             link.unanswered += 1;
         }
         self.pending.add(Box::new(Pending {
-            left: receivers.len() as u32,
+            left: count as u32,
             receivers,
             stage: Stage::FanOut,
             needs_commit: message.receipt || key.is_some(),
@@ -98,9 +114,38 @@ impl Hub {
             sent: self.now.mono,
             message,
         }));
-        self.fan_out = Some(FanOut::Owed(OwedFanOut { mid, next: 0, offline: 0, ack_mean: 0 }));
-        self.fan_out_slice(fx);
+        if let Some(FanOut::Owed(fan)) = &mut self.fan_out {
+            // It would have had to wait if it could not join.
+            fan.mids.push(mid);
+            return Ok(());
+        }
+        self.fan_out = Some(FanOut::Owed(OwedFanOut { mids: vec![mid], next: 0, offline: 0, ack_mean: 0 }));
+        if !is_to_topics || count < JOINED_FROM {
+            self.fan_out_slice(fx);
+        }
         Ok(())
+    }
+
+    /// Whether a frame may run now, as far as a fan-out is concerned: between its slices only acknowledgements and the door lane run
+    /// (Design §6). One that has not begun takes in publishes to the same topics, and for all others begins, which may be its end.
+    pub(super) fn may_run(&mut self, body: &Body, fx: &mut Effects) -> bool {
+        if self.fan_out.is_none() || matches!(body, Body::Acknowledge { .. } | Body::Door(_) | Body::DoorAnswer(_) | Body::Refused(_)) {
+            return true;
+        }
+        let Some(FanOut::Owed(fan)) = self.fan_out.as_ref().filter(|fan| fan.has_not_begun()) else { return false };
+        if self.joins(fan, body) {
+            return true;
+        }
+        self.fan_out_slice(fx);
+        self.fan_out.is_none()
+    }
+
+    /// Whether a frame is a publish with the receivers of `fan`: while that waits nobody subscribes or unsubscribes.
+    fn joins(&self, fan: &OwedFanOut, body: &Body) -> bool {
+        let Body::Publish(publish) = body else { return false };
+        let Receivers::Topics(topics) = &publish.to else { return false };
+        let first = self.pending.get(fan.mids[0]);
+        fan.mids.len() < JOINED_MAX && publish.time_to_live > 0 && first.is_some_and(|first| *first.message.topics == **topics)
     }
 
     fn message(&self, id: LinkId, mid: Mid, publish: Publish, topics: Box<[Topic]>) -> Message {
@@ -220,22 +265,23 @@ impl Hub {
     }
 
     fn owed_slice(&mut self, mut fan: OwedFanOut, fx: &mut Effects) {
-        let Some(pending) = self.pending.get_mut(fan.mid) else { return };
+        let Some(pending) = self.pending.get(fan.mids[0]) else { return };
         let (links, aliases) = (&mut self.links, &mut self.aliases);
-        let end = pending.receivers.len().min(fan.next + DELIVERIES_PER_TURN_MAX);
+        let end = pending.receivers.len().min(fan.next + DELIVERIES_PER_TURN_MAX / fan.mids.len());
+        let last = fan.mids[fan.mids.len() - 1];
         let start = fx.targets.len();
         let mut over = Vec::new();
         for receiver in &pending.receivers[fan.next..end] {
             let entry = aliases.get_mut(receiver.alias);
-            entry.owed.push_back(fan.mid);
+            entry.owed.extend(&fan.mids);
             if entry.owed.len() > self.options.limits.deliveries_per_alias {
                 over.push(receiver.alias);
             }
             let mut ack_mean = u32::MAX;
             for session in &entry.sessions {
                 let Some(link) = links.find_mut(*session).filter(|link| link.flow == Flow::Level) else { continue };
-                link.cursor = fan.mid;
-                entry.pushed = fan.mid;
+                link.cursor = last;
+                entry.pushed = last;
                 if link.missed < MISSED_MAX && u64::from(link.ack_mean) <= GRACE_MAX.as_micros() as u64 {
                     ack_mean = ack_mean.min(link.ack_mean);
                 }
@@ -246,32 +292,42 @@ impl Hub {
                 ack_mean => fan.ack_mean = fan.ack_mean.max(ack_mean),
             }
         }
-        self.counters.deliveries += (end - fan.next) as u64;
-        fx.push(&pending.message, start, false);
+        self.counters.deliveries += ((end - fan.next) * fan.mids.len()) as u64;
         let done = end == pending.receivers.len();
         fan.next = end;
+        let targets = start..fx.targets.len();
+        fx.push(&pending.message, start, false);
+        for mid in &fan.mids[1..] {
+            let start = fx.targets.len();
+            fx.targets.extend_from_within(targets.clone());
+            if let Some(pending) = self.pending.get(*mid) {
+                fx.push(&pending.message, start, false);
+            }
+        }
         for alias in over {
             self.drop_oldest(alias, fx);
         }
         if done {
-            self.fanned_out(&fan, fx);
+            for mid in &fan.mids {
+                self.fanned_out(*mid, &fan, fx);
+            }
         } else {
             self.fan_out = Some(FanOut::Owed(fan));
         }
     }
 
     /// Everybody online has it: lets acknowledgements beat the commit, or goes to the store (Design §1b).
-    fn fanned_out(&mut self, fan: &OwedFanOut, fx: &mut Effects) {
+    fn fanned_out(&mut self, mid: Mid, fan: &OwedFanOut, fx: &mut Effects) {
         let now = self.now.mono;
-        let Some(pending) = self.pending.get_mut(fan.mid) else { return };
+        let Some(pending) = self.pending.get_mut(mid) else { return };
         if pending.left == 0 && !pending.needs_commit {
-            self.delivered(fan.mid, fx);
+            self.delivered(mid, fx);
         } else if fan.offline == 0 && !pending.needs_commit {
             pending.stage = Stage::Grace;
             let grace = (u64::from(fan.ack_mean) * 4).clamp(GRACE_MIN.as_micros() as u64, GRACE_MAX.as_micros() as u64);
-            self.pending.wait(fan.mid, now, now + grace);
+            self.pending.wait(mid, now, now + grace);
         } else {
-            self.gather_message(fan.mid);
+            self.gather_message(mid);
         }
     }
 

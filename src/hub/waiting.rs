@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+use crate::hub::by_mid::ByMid;
 use crate::hub::hash::NumberMap;
 use crate::names::{Alias, Mid};
 
@@ -29,7 +30,7 @@ const _: () = assert!(size_of::<Stored>() <= 32, "there may be a million of them
 /// All committed messages that somebody is still owed.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    stored: NumberMap<Mid, Stored>,
+    stored: ByMid<Stored>,
     /// May name messages that have ended; rebuilt when those are the more.
     expiry: BinaryHeap<Reverse<(u64, Mid)>>,
     /// How many messages were published in which second: the first is that of the oldest.
@@ -51,11 +52,11 @@ impl Waiting {
     }
 
     pub(super) fn get(&self, mid: Mid) -> Option<Stored> {
-        self.stored.get(&mid).copied()
+        self.stored.get(mid).copied()
     }
 
     pub(super) fn contains(&self, mid: Mid) -> bool {
-        self.stored.contains_key(&mid)
+        self.stored.contains(mid)
     }
 
     pub(super) fn add(&mut self, mid: Mid, stored: Stored) {
@@ -65,7 +66,7 @@ impl Waiting {
         *self.ages.entry(stored.since).or_default() += 1;
         if self.expiry.len() > 2 * self.stored.len() + 1_024 {
             let stored = &self.stored;
-            self.expiry.retain(|Reverse((_, mid))| stored.contains_key(mid));
+            self.expiry.retain(|Reverse((_, mid))| stored.contains(*mid));
         }
         self.expiry.push(Reverse((stored.expires, mid)));
     }
@@ -81,7 +82,7 @@ impl Waiting {
 
     /// One delivery has ended: what is left of the message. At none left the entry is gone.
     pub(super) fn end_one(&mut self, mid: Mid) -> Option<Stored> {
-        let stored = self.stored.get_mut(&mid)?;
+        let stored = self.stored.get_mut(mid)?;
         stored.left -= 1;
         let after = *stored;
         if after.left == 0 {
@@ -92,7 +93,7 @@ impl Waiting {
 
     pub(super) fn remove(&mut self, mid: Mid) -> Option<Stored> {
         self.receipts.remove(&mid);
-        let stored = self.stored.remove(&mid)?;
+        let stored = self.stored.remove(mid)?;
         self.count_out(stored);
         Some(stored)
     }
@@ -126,7 +127,7 @@ impl Waiting {
                 return None;
             }
             self.expiry.pop();
-            if let Some(stored) = self.stored.remove(&mid) {
+            if let Some(stored) = self.stored.remove(mid) {
                 self.count_out(stored);
                 self.expired += 1;
                 return Some((mid, stored, self.receipts.remove(&mid).is_some()));

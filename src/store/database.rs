@@ -11,13 +11,13 @@ use crate::hub::storage::{Batch, Change, Outcome, Restored, Trouble};
 use crate::names::Mid;
 use crate::store::cause::{Cause, cause};
 use crate::store::connection::{CHECKPOINT_PAGES, Checkpoint, LOG_PAGES_MAX, checkpoint, cut_log, free_pages, open_writer, vacuum};
-use crate::store::door_log::Bound;
 use crate::store::fault::{Chain, Fault};
 use crate::store::findings::{Findings, Kind};
 use crate::store::folder::Folder;
 use crate::store::mids::{Block, InDatabase};
 use crate::store::opening::{self, Opened};
 use crate::store::reserve::Reserve;
+use crate::store::transaction::Kept;
 use crate::store::{Options, Restore, aside, load, meta, transaction};
 
 /// The reserve's name in the data folder.
@@ -64,7 +64,7 @@ pub(super) struct Database {
     readers: Vec<ReaderSlot>,
     /// The messages of a batch that failed with the disk: the log may hold them all the same.
     doubtful: Vec<Mid>,
-    door_log: Bound,
+    kept: Kept,
     /// Pages of the log at which the next cut is tried.
     cut_at: u64,
 }
@@ -101,7 +101,7 @@ impl Database {
             block,
             readers: Vec::new(),
             doubtful: Vec::new(),
-            door_log: Bound::new(options.door_log_max),
+            kept: Kept::new(options.door_log_max),
             cut_at: LOG_PAGES_MAX,
         };
         if trusted {
@@ -194,7 +194,7 @@ impl Database {
             return Outcome::Failed(trouble);
         }
         if self.is_storing() {
-            let outcome = self.outcome(|connection, block, doors| transaction::write(connection, batch, block, doors));
+            let outcome = self.outcome(|connection, block, kept| transaction::write(connection, batch, block, kept));
             if outcome == Outcome::Failed(Trouble::Disk) {
                 self.doubt(batch);
             }
@@ -204,7 +204,7 @@ impl Database {
             return Outcome::Failed(Trouble::Full);
         }
         let outcome =
-            self.outcome(|connection, block, doors| transaction::write_deletions(connection, batch, block, doors).map(|()| Vec::new()));
+            self.outcome(|connection, block, kept| transaction::write_deletions(connection, batch, block, kept).map(|()| Vec::new()));
         match outcome {
             Outcome::Committed { refused, .. } => Outcome::Committed { refused, storing: self.resume() },
             failed @ Outcome::Failed(_) => failed,
@@ -275,11 +275,11 @@ impl Database {
         self.close_connections();
     }
 
-    fn outcome(&mut self, write: impl FnOnce(&Connection, u64, &mut Bound) -> rusqlite::Result<Vec<usize>>) -> Outcome {
+    fn outcome(&mut self, write: impl FnOnce(&Connection, u64, &mut Kept) -> rusqlite::Result<Vec<usize>>) -> Outcome {
         let Some(connection) = &self.connection else { return Outcome::Failed(Trouble::Disk) };
         // Until the file names the block, the database must not either.
         let block = if self.block.is_claimed() { self.block.number() } else { 0 };
-        match write(connection, block, &mut self.door_log) {
+        match write(connection, block, &mut self.kept) {
             Ok(refused) => Outcome::Committed { refused, storing: self.is_storing() },
             Err(error) => Outcome::Failed(self.fail("write", &error)),
         }
@@ -304,7 +304,7 @@ impl Database {
 
     /// What follows from an error. Nothing of the statement's transaction is left.
     fn fail(&mut self, action: &str, error: &rusqlite::Error) -> Trouble {
-        self.door_log.recount();
+        self.kept.forget();
         let is_rolled_back = self.connection.as_ref().is_some_and(Connection::is_autocommit);
         if cause(error) == Cause::Full && is_rolled_back {
             log::error!("store event=disk_full file={} action={action} error=\"{error}\"", self.path.display());
@@ -422,6 +422,7 @@ impl Database {
     /// Writes the database's own copy of the block. If that fails, the next commit does it.
     fn save_block(&mut self) {
         let Some(connection) = self.connection.as_ref().filter(|_| self.block.is_claimed()) else { return };
+        self.kept.counters.forget();
         if let Err(error) = meta::save_block(connection, self.block.number()) {
             self.fail("write", &error);
         }

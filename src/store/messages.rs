@@ -1,5 +1,7 @@
 //! Statements about messages and which of their deliveries have ended.
 
+use std::sync::Arc;
+
 use rusqlite::{CachedStatement, Connection, Result, Row};
 
 use crate::hub::storage::{AliasId, Owed};
@@ -37,6 +39,9 @@ pub(super) struct Messages<'c> {
     delete: CachedStatement<'c>,
     delete_ended: CachedStatement<'c>,
     end: CachedStatement<'c>,
+    any_ended: CachedStatement<'c>,
+    /// Whether there are endings at all, once somebody wanted to know: mostly there are none, and none need deleting.
+    has_endings: Option<bool>,
     receivers: ReceiversText,
 }
 
@@ -47,9 +52,11 @@ impl<'c> Messages<'c> {
                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         Ok(Messages {
             save: connection.prepare_cached(save)?,
-            delete: connection.prepare_cached("DELETE FROM message WHERE mid = ?1")?,
-            delete_ended: connection.prepare_cached("DELETE FROM ended WHERE mid = ?1")?,
+            delete: connection.prepare_cached("DELETE FROM message WHERE mid BETWEEN ?1 AND ?2")?,
+            delete_ended: connection.prepare_cached("DELETE FROM ended WHERE mid BETWEEN ?1 AND ?2")?,
             end: connection.prepare_cached("INSERT OR IGNORE INTO ended (mid, alias, crc) VALUES (?1, ?2, ?3)")?,
+            any_ended: connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM ended)")?,
+            has_endings: None,
             receivers: ReceiversText::default(),
         })
     }
@@ -85,14 +92,36 @@ impl<'c> Messages<'c> {
 
     /// Deletes a message and what is known of its deliveries.
     pub(super) fn delete(&mut self, message: Mid) -> Result<()> {
-        self.delete_ended.execute((mid(message),))?;
-        self.delete.execute((mid(message),))?;
+        self.delete_range(message, message)
+    }
+
+    /// Deletes messages likewise, in any order: those whose numbers follow on each other at once, and one page of the table after the
+    /// other. What waited for many who come back together ends so.
+    pub(super) fn delete_all(&mut self, mut messages: Vec<Mid>) -> Result<()> {
+        messages.sort_unstable();
+        for range in messages.chunk_by(|one, next| next.number() - one.number() <= 1) {
+            self.delete_range(range[0], range[range.len() - 1])?;
+        }
+        Ok(())
+    }
+
+    fn delete_range(&mut self, first: Mid, last: Mid) -> Result<()> {
+        let range = (mid(first), mid(last));
+        let has_endings = match self.has_endings {
+            Some(known) => known,
+            None => *self.has_endings.insert(self.any_ended.query_row((), |row| row.get(0))?),
+        };
+        if has_endings {
+            self.delete_ended.execute(range)?;
+        }
+        self.delete.execute(range)?;
         Ok(())
     }
 
     /// Notes that one of several deliveries has ended.
     pub(super) fn end(&mut self, message: Mid, alias: AliasId) -> Result<()> {
         self.end.execute((mid(message), number(alias.0)?, ended_check(message, alias).end()))?;
+        self.has_endings = Some(true);
         Ok(())
     }
 }
@@ -162,15 +191,18 @@ pub(super) fn get_whole(row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
     Ok((get(get_mid(row, 8)?, row)?, get_receivers(row, 5, 6)?))
 }
 
-/// Reads messages whole, in the order of `mids`. What has no row is left out, and so is what can't be read.
-pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Message>> {
-    let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body FROM message WHERE mid = ?1";
+/// Reads messages whole, those whose numbers follow on each other at once. `mids` must ascend, and so do the messages. What has no row is
+/// left out, and so is what can't be read.
+pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Arc<Message>>> {
+    let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body, mid FROM message WHERE mid BETWEEN ?1 AND ?2 \
+               ORDER BY mid";
     let mut statement = connection.prepare_cached(sql)?;
     let mut messages = Vec::with_capacity(mids.len());
-    for number in mids {
-        let mut rows = statement.query((mid(*number),))?;
-        if let Some(row) = rows.next()? {
-            messages.extend(findings.readable("message", number, get(*number, row))?);
+    for range in mids.chunk_by(|one, next| next.number() == one.number() + 1) {
+        let mut rows = statement.query((mid(range[0]), mid(range[range.len() - 1])))?;
+        while let Some(row) = rows.next()? {
+            let number = get_mid(row, 8)?;
+            messages.extend(findings.readable("message", number, get(number, row))?.map(Arc::new));
         }
     }
     Ok(messages)

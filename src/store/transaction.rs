@@ -9,20 +9,40 @@ use crate::store::cause::{Cause, cause};
 use crate::store::connection::{Checkpoint, checkpoint, vacuum};
 use crate::store::door_log::Bound;
 use crate::store::messages::Messages;
-use crate::store::{aliases, door_log, keys, meta, reports};
+use crate::store::meta::Counters;
+use crate::store::{aliases, door_log, keys, reports};
 
 /// Deletions in one transaction while the disk is full: their log is a small part of what the reserve gave back.
 const DELETIONS_PER_TRANSACTION: usize = 64;
 /// Empty pages that leave the database file after each batch while the disk is full, 8 MB: as much as a batch may free.
 const PAGES_FREED: u32 = 2_048;
 
+/// What is known of the database from one transaction to the next. True as long as each is committed.
+pub(super) struct Kept {
+    pub(super) doors: Bound,
+    pub(super) counters: Counters,
+}
+
+impl Kept {
+    /// `door_log_max`: the entries that the door log may hold.
+    pub(super) fn new(door_log_max: u64) -> Kept {
+        Kept { doors: Bound::new(door_log_max), counters: Counters::default() }
+    }
+
+    /// A transaction was not committed.
+    pub(super) fn forget(&mut self) {
+        self.doors.recount();
+        self.counters.forget();
+    }
+}
+
 /// Writes a batch as one transaction, and `mid_block` with it. Returns the indices of the changes that can't be written
 /// for their own sake; all others are on disk. Nothing is, if it fails.
-pub(super) fn write(connection: &Connection, batch: &Batch, mid_block: u64, doors: &mut Bound) -> Result<Vec<usize>> {
-    match write_whole(connection, batch, &batch.changes, mid_block, doors) {
+pub(super) fn write(connection: &Connection, batch: &Batch, mid_block: u64, kept: &mut Kept) -> Result<Vec<usize>> {
+    match write_whole(connection, batch, &batch.changes, mid_block, kept) {
         Err(error) if cause(&error) == Cause::Value => {
-            doors.recount();
-            write_by_row(connection, batch, mid_block, doors)
+            kept.forget();
+            write_by_row(connection, batch, mid_block, kept)
         }
         other => other.map(|()| Vec::new()),
     }
@@ -30,9 +50,9 @@ pub(super) fn write(connection: &Connection, batch: &Batch, mid_block: u64, door
 
 /// Writes a batch of deletions with as little space as possible, and gives back to the disk what they free. Some of
 /// them may be written if it fails.
-pub(super) fn write_deletions(connection: &Connection, batch: &Batch, mid_block: u64, doors: &mut Bound) -> Result<()> {
+pub(super) fn write_deletions(connection: &Connection, batch: &Batch, mid_block: u64, kept: &mut Kept) -> Result<()> {
     for piece in batch.changes.chunks(DELETIONS_PER_TRANSACTION) {
-        write_whole(connection, batch, piece, mid_block, doors)?;
+        write_whole(connection, batch, piece, mid_block, kept)?;
         checkpoint(connection, Checkpoint::Truncate)?;
     }
     vacuum(connection, PAGES_FREED)?;
@@ -55,25 +75,28 @@ pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
     transaction.commit()
 }
 
-fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, doors: &mut Bound) -> Result<()> {
+fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, kept: &mut Kept) -> Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
-    for change in changes {
-        apply(&transaction, &mut messages, change, batch.stamp.service, doors)?;
+    for run in changes.chunk_by(|one, next| deleted(one).and(deleted(next)).is_some()) {
+        match run {
+            [change] => apply(&transaction, &mut messages, change, batch.stamp.service, &mut kept.doors)?,
+            deletions => messages.delete_all(deletions.iter().filter_map(deleted).collect())?,
+        }
     }
     drop(messages);
-    doors.keep(&transaction)?;
-    meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
+    kept.doors.keep(&transaction)?;
+    kept.counters.save(&transaction, batch, mid_block)?;
     transaction.commit()
 }
 
-fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, doors: &mut Bound) -> Result<Vec<usize>> {
+fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &mut Kept) -> Result<Vec<usize>> {
     let mut refused = Vec::new();
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut messages = Messages::prepare(&transaction)?;
     for (index, change) in batch.changes.iter().enumerate() {
         // No savepoint: a statement that fails leaves nothing behind, and no change has one that can fail after another.
-        match apply(&transaction, &mut messages, change, batch.stamp.service, doors) {
+        match apply(&transaction, &mut messages, change, batch.stamp.service, &mut kept.doors) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
                 refused.push(index);
@@ -82,10 +105,15 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, doors: &
         }
     }
     drop(messages);
-    doors.keep(&transaction)?;
-    meta::save(&transaction, batch.stamp, batch.next_alias, mid_block)?;
+    kept.doors.keep(&transaction)?;
+    kept.counters.save(&transaction, batch, mid_block)?;
     transaction.commit()?;
     Ok(refused)
+}
+
+/// The message that a change deletes.
+fn deleted(change: &Change) -> Option<Mid> {
+    if let Change::DeleteMessage(mid) = change { Some(*mid) } else { None }
 }
 
 /// `service`: the service time of the batch, ms.
@@ -232,6 +260,27 @@ mod tests {
             Restored::Key(key(5, 20)),
         ];
         assert_eq!(load(&database), expected);
+    }
+
+    #[test]
+    fn deletions_in_a_row_take_their_messages_and_endings_and_no_others() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let end = |mid| Change::EndDelivery { mid: Mid::new(mid), alias: AliasId(1) };
+        let mut changes = vec![Change::SaveAlias(alias(1, "a")), Change::SaveAlias(alias(2, "b"))];
+        changes.extend((10..30).map(|mid| save(message(mid, "1"), &[(1, None), (2, None)])));
+        changes.extend([11, 12, 14, 29].map(end));
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        // Neighbours in any order, one twice, one that is not there, lone ones, and the endings of the same batch.
+        let deleted = [13, 11, 12, 12, 40, 20, 29, 10].map(|mid| Change::DeleteMessage(Mid::new(mid)));
+        let mut changes = vec![end(13)];
+        changes.extend(deleted);
+        assert_eq!(database.commit(&batch(2, changes)), committed());
+        let both = |mid: &u64| if *mid == 14 { (14, vec![2]) } else { (*mid, vec![1, 2]) };
+        let left: Vec<u64> = (14..30).filter(|mid| ![20, 29].contains(mid)).collect();
+        assert_eq!(owed(&database), left.iter().map(both).collect::<Vec<_>>());
+        let endings = scratch.shell().query_row("SELECT group_concat(mid) FROM ended", (), |row| row.get::<_, String>(0));
+        assert_eq!(endings.unwrap(), "14");
     }
 
     #[test]

@@ -51,8 +51,10 @@ pub(super) fn run(mut database: Database, commands: &Receiver<Command>, answers:
         };
         rest = match command {
             Ok(Command::Commit(batch)) => {
-                let outcome = database.commit(&batch);
-                answers(Answer::Batch { number: batch.number, outcome });
+                let (number, outcome) = (batch.number, database.commit(&batch));
+                // So that the hub, who made the changes, is the one who drops them: memory goes back where it came from.
+                drop(batch);
+                answers(Answer::Batch { number, outcome });
                 tend(&mut database, answers, Database::after_commit);
                 Rest::Until(IDLE_AFTER)
             }

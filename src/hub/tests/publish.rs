@@ -317,6 +317,34 @@ fn a_large_fan_out_goes_in_slices_between_which_only_acknowledgements_and_doors_
 }
 
 #[test]
+fn publishes_to_the_same_many_are_handed_out_together() {
+    let mut scene = Scene::new();
+    let links = crowd(&mut scene, 100);
+    let (publisher, other) = (scene.open(), scene.open());
+    let at = scene.now.mono;
+    let pushes = |effects: &[String]| -> Vec<(String, usize)> {
+        let pushes = effects.iter().filter_map(|effect| effect.strip_prefix("push "));
+        pushes.map(|push| (push[..1].to_owned(), push.split(' ').filter(|word| word.ends_with("@0")).count())).collect()
+    };
+    let all = |mids: &[u32]| -> Vec<(String, usize)> { mids.iter().map(|mid| (mid.to_string(), 100)).collect() };
+    // Both wait for others of the same turn, and go in one slice.
+    let first = scene.only(Input::Frames { link: publisher, frames: vec![on(&["t"]).frame(), on(&["t"]).frame()], at });
+    assert_eq!(pushes(&first), []);
+    let third = scene.only(Input::Frames { link: other, frames: vec![on(&["t"]).frame()], at });
+    assert_eq!(pushes(&third), []);
+    assert_eq!(pushes(&scene.slice()), all(&[1, 2, 3]));
+    let last = links[99];
+    let acknowledged = scene.only(Input::Frames { link: last, frames: vec![ack(&[1, 2, 3])], at });
+    assert_eq!(acknowledged.len(), 1, "the right to go on: {acknowledged:?}");
+    assert_eq!(scene.hub.waiting_for(Mid::new(3)).len(), 99);
+    // What is for others, or for live sessions only, does not join; what came before it goes before it.
+    let frames = vec![on(&["t"]).frame(), on(&["t"]).ttl(0).frame(), on(&["t"]).frame(), to(&["s0"]).frame()];
+    let mixed = scene.only(Input::Frames { link: publisher, frames, at });
+    let order: Vec<String> = pushes(&mixed).into_iter().map(|(push, _)| push).collect();
+    assert_eq!(order, ["4", "l", "6", "7"], "the second is live");
+}
+
+#[test]
 fn a_large_fan_out_with_time_to_live_0_is_answered_at_once_and_goes_in_slices_too() {
     let mut scene = Scene::new();
     crowd(&mut scene, 2_000);
