@@ -1,5 +1,5 @@
 //! The reading side of a Socket.IO session's WebSocket. What goes out is the outbox's; here frames come in, are read as packets, and
-//! become batches for the hub. While nothing comes it holds no buffer but tungstenite's small one.
+//! become batches for the hub. While nothing comes it holds no buffer.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use crate::server::socketio::session::{Batch, OPENING, Session};
 
 /// Bytes of the scratch that one read fills at most.
 const SCRATCH_BYTES: usize = 64 << 10;
-/// Bytes that tungstenite holds for an idle connection (Dependencies §5).
+/// Bytes of the buffer for a message that has come in part (Dependencies §5).
 const BUFFER_BYTES: usize = 512;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;
@@ -127,7 +127,7 @@ impl Socket {
                 break true;
             }
             let goes_on = match self.decoder.next_item() {
-                Ok(Some(Item::Text(text))) => self.session.read(self.id, Packet::from_text(text.as_str()), self.frame_max, batch),
+                Ok(Some(Item::Text(text))) => self.session.read(self.id, Packet::from_text(&*text), self.frame_max, batch),
                 Ok(Some(Item::Binary(bytes))) => self.session.read(self.id, Packet::from_binary(&bytes), self.frame_max, batch),
                 Ok(Some(Item::Pong)) => true,
                 Ok(Some(Item::Close(_))) => false,
