@@ -85,18 +85,12 @@ impl Socket {
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<(Batch, bool)> {
         let mut batch = Batch::default();
         for _ in 0..READS_PER_TURN {
-            if self.session.holds(self.id) && self.session.has_rest(context) {
+            if self.session.holds(self.id, context) {
                 return Poll::Pending;
             }
-            let is_over = !self.decode(&mut batch);
-            if is_over || batch.is_something() {
-                return Poll::Ready((batch, is_over));
-            }
-            if !self.decoder.has_input() && !ready!(self.poll_read(context, &mut batch)) {
-                return Poll::Ready((batch, true));
-            }
-            if batch.is_something() {
-                return Poll::Ready((batch, false));
+            let goes_on = if self.decoder.has_input() { self.decode(&mut batch) } else { ready!(self.poll_read(context, &mut batch)) };
+            if !goes_on || batch.is_something() {
+                return Poll::Ready((batch, !goes_on));
             }
         }
         context.waker().wake_by_ref();
@@ -122,18 +116,19 @@ impl Socket {
 
     /// Decodes what is there until the batch is full. False: nothing more is to be read.
     fn decode(&mut self, batch: &mut Batch) -> bool {
+        let mut reading = self.session.reading(self.id, self.frame_max);
         let goes_on = loop {
-            if batch.is_full() || self.session.holds(self.id) {
+            if batch.is_full() || reading.is_held() {
                 break true;
             }
             let goes_on = match self.decoder.next_item() {
-                Ok(Some(Item::Text(text))) => self.session.read(self.id, Packet::from_text(&*text), self.frame_max, batch),
-                Ok(Some(Item::Binary(bytes))) => self.session.read(self.id, Packet::from_binary(&bytes), self.frame_max, batch),
+                Ok(Some(Item::Text(text))) => reading.packet(Packet::from_text(&*text), batch),
+                Ok(Some(Item::Binary(bytes))) => reading.packet(Packet::from_binary(&bytes), batch),
                 Ok(Some(Item::Pong)) => true,
                 Ok(Some(Item::Close(_))) => false,
                 Ok(None) => break true,
                 Err(_) => {
-                    self.session.handle(Input::Malformed(self.id));
+                    reading.malformed();
                     false
                 }
             };
@@ -144,7 +139,7 @@ impl Socket {
         let control = self.decoder.take_control();
         // The answer to a close is the outbox's last word.
         if goes_on && !control.is_empty() {
-            self.session.control(self.id, control);
+            reading.control(control);
         }
         goes_on
     }
