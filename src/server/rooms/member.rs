@@ -149,12 +149,9 @@ impl Member {
     fn take(&mut self) -> Option<Read> {
         let (mut frames, mut bytes, mut pong) = (Vec::new(), 0, false);
         self.has_more = true;
-        while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && self.behind.is_none() {
+        while self.has_more && frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && self.behind.is_none() {
             match self.decoder.next_item() {
-                Ok(None) => {
-                    self.has_more = false;
-                    break;
-                }
+                Ok(None) => self.has_more = false,
                 Ok(Some(Item::Pong)) => pong = true,
                 Ok(Some(Item::Text(text))) => match if self.is_door { door_answer(&text) } else { None } {
                     Some(answer) => self.behind = Some(Read::Answer(answer)),
