@@ -215,6 +215,12 @@ impl Decoder {
         !self.input.is_empty()
     }
 
+    /// How many bytes were lent or kept and are not read yet.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        self.input.rest().len()
+    }
+
     /// The next message; `None` when more bytes are needed.
     ///
     /// # Errors

@@ -36,6 +36,8 @@ const NO_PACKETS: [&[u8]; 0] = [];
 pub(super) const OPENING: RequestId = RequestId(0);
 /// Pings are passed on to the hub at most this often: it wants to know who was heard from longest ago, not each ping.
 const HEARD_TOLD_EVERY_US: u64 = 5_000_000;
+/// Bytes of a short message in a WebSocket frame.
+const USUAL_BYTES: usize = 32;
 /// Bytes of an event around its argument: a frame at its limit must fit with the name of its event.
 const EVENT_BYTES_MAX: usize = 64;
 
@@ -87,14 +89,24 @@ impl State {
 #[derive(Default)]
 pub(super) struct Batch {
     frames: Vec<Request>,
+    /// As many frames are likely.
+    expected: usize,
     bytes: usize,
     /// Behind them the client has left; its transport is for itself to close.
     leaves: bool,
 }
 
 impl Batch {
+    /// Messages of so many bytes follow: room for their frames is made at once, and no more than they are likely to need.
+    pub(super) fn expect(&mut self, bytes: usize) {
+        self.expected = (bytes / USUAL_BYTES).clamp(1, BATCH_FRAMES_MAX);
+    }
+
     /// Adds a frame whose message has that many bytes.
     fn push(&mut self, frame: Request, bytes: usize) {
+        if self.frames.is_empty() {
+            self.frames.reserve_exact(self.expected);
+        }
         self.frames.push(frame);
         self.bytes += bytes;
     }

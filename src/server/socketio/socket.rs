@@ -37,13 +37,13 @@ pub(super) fn open(session: Arc<Session>, switched: Switched, frame_max: usize, 
         session.link().refuse(refusal);
         session.handle(Input::Close);
     }
-    async_std::task::spawn(socket.run());
+    socket.spawn();
 }
 
 /// A WebSocket has come for a session that polls.
 pub(super) fn probe(session: Arc<Session>, switched: Switched, frame_max: usize) {
     if let Some(id) = session.probe(&switched.stream) {
-        async_std::task::spawn(Socket::new(session, switched, frame_max, id).run());
+        Socket::new(session, switched, frame_max, id).spawn();
     }
 }
 
@@ -71,7 +71,13 @@ impl Socket {
         Socket { session, id, stream, decoder, arrival: Arrival::since(came_at), came_at, frame_max, _permit: permit }
     }
 
-    async fn run(mut self) {
+    /// Serves it until it ends, by a task of its own. All that is kept while it is idle is in the socket: an `async fn` would keep its
+    /// arguments a second time.
+    fn spawn(mut self) {
+        async_std::task::spawn(async move { self.run().await });
+    }
+
+    async fn run(&mut self) {
         loop {
             let (mut batch, is_over) = poll_fn(|context| self.poll_batch(context)).await;
             if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
@@ -117,6 +123,7 @@ impl Socket {
     /// Decodes what is there until the batch is full. False: nothing more is to be read.
     fn decode(&mut self, batch: &mut Batch) -> bool {
         let mut reading = self.session.reading(self.id, self.frame_max);
+        batch.expect(self.decoder.input_bytes());
         let goes_on = loop {
             if batch.is_full() || reading.is_held() {
                 break true;
