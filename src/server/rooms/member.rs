@@ -157,12 +157,12 @@ impl Member {
                     Some(answer) => self.behind = Some(Read::Answer(answer)),
                     None => {
                         bytes += text.len();
-                        frames.push(frame(true, text.into(), self.copied_max));
+                        frames.push(frame(true, text, self.copied_max));
                     }
                 },
                 Ok(Some(Item::Binary(payload))) => {
                     bytes += payload.len();
-                    frames.push(frame(false, payload.into(), self.copied_max));
+                    frames.push(frame(false, payload, self.copied_max));
                 }
                 Ok(Some(Item::Close(_))) => self.behind = Some(Read::End(End::Closed(self.decoder.take_control()))),
                 Err(broken) => self.behind = Some(Read::End(End::Broken(broken.close_code()))),
