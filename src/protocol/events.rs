@@ -4,9 +4,11 @@
 //! clients emit them. Unknown names are for the caller to ignore. It knows neither packets nor who asks.
 
 use std::borrow::Cow;
+use std::num::NonZeroU8;
 
+use crate::names::{Alias, Mid};
 use crate::protocol::decode;
-use crate::protocol::frame::{BindKind, Body, Call, Num, Reply, Request};
+use crate::protocol::frame::{BindKind, Body, Call, Mids, Num, Reply, Request};
 use crate::protocol::refusal::{Code, Refusal};
 
 /// An event that clients send.
@@ -128,6 +130,27 @@ impl Event {
         request
     }
 
+    /// The short way over the two messages that nearly all are, exactly as clients' JSON writers put them: `2["push_c",{"mid":"…"}]`
+    /// and `2["heartbeat",{"alias":"…"}]`, each perhaps with a number for its acknowledgement. `None`: it is another, and
+    /// [`crate::protocol::socketio`] is to read it.
+    #[must_use]
+    pub fn usual(message: &str) -> Option<Request> {
+        let rest = message.strip_prefix('2')?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (event, body) = if let Some(argument) = rest[digits..].strip_prefix("[\"push_c\",{\"mid\":\"") {
+            let mid = Mid::parse(argument.strip_suffix("\"}]")?)?;
+            (Event::PushC, Body::Acknowledge { alias: None, mids: Mids::One(mid) })
+        } else {
+            let name = rest[digits..].strip_prefix("[\"heartbeat\",{\"alias\":\"")?.strip_suffix("\"}]")?;
+            let alias = Alias::new(name).ok().filter(|_| memchr::memchr2(b'"', b'\\', name.as_bytes()).is_none())?;
+            (Event::Heartbeat, Body::Bind { kind: BindKind::Heartbeat, alias: Some(alias), extended: false })
+        };
+        let ack = if digits == 0 { None } else { Some(rest[..digits].parse().ok()?) };
+        let mut request = Request { body, num: None, token: None };
+        event.refer(&mut request, ack);
+        Some(request)
+    }
+
     /// The event whose argument is over the limit for frames.
     #[must_use]
     pub fn too_large(self, ack: Option<u64>) -> Request {
@@ -138,7 +161,7 @@ impl Event {
 
     /// Notes in a request which event it was.
     fn refer(self, request: &mut Request, ack: Option<u64>) {
-        let call = Some(Box::new(Call { question: self as u8, ack }));
+        let call = Some(Call { question: NonZeroU8::MIN.saturating_add(self as u8), ack: ack.map(Box::new) });
         match &mut request.num {
             Some(num) => num.call = call,
             None => request.num = Some(Num { text: "".into(), call }),
@@ -148,7 +171,7 @@ impl Event {
     /// Which event it was that a reply answers.
     #[must_use]
     pub fn asked(num: &Num) -> Option<Event> {
-        Event::ALL.get(usize::from(num.call.as_ref()?.question)).copied()
+        Event::ALL.get(usize::from(num.call.as_ref()?.question.get()) - 1).copied()
     }
 }
 
@@ -196,8 +219,9 @@ const ATTACHMENTS: Refusal = Refusal::new(Code::BadField, "attachments");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{Alias, Mid};
     use crate::protocol::frame::{Num, Published, RoomCounts};
+    use crate::protocol::socketio::{self, Packet};
+    use crate::seeded::Seeded;
 
     const EVENTS: &str = include_str!("../../fixtures/socketio/events.txt");
 
@@ -232,6 +256,91 @@ mod tests {
                 (Some(read), Some(_)) => panic!("{}: {read:?}", case[0]),
             }
         }
+    }
+
+    /// What the long way makes of a message.
+    fn read(message: &str) -> Option<Request> {
+        let Ok(Packet::Event(event)) = socketio::Decoder::new().text(message) else { return None };
+        Some(Event::named(&event.name)?.read(event.argument, event.has_attachments, event.ack))
+    }
+
+    #[test]
+    fn the_short_way_knows_acknowledgements_and_heartbeats() {
+        let most = u64::MAX.to_string();
+        for usual in [
+            "2[\"push_c\",{\"mid\":\"17\"}]",
+            "20[\"push_c\",{\"mid\":\"0\"}]",
+            "2[\"push_c\",{\"mid\":\"99999999999999999999999\"}]",
+            "2[\"heartbeat\",{\"alias\":\"门 1\"}]",
+            &format!("2{most}[\"heartbeat\",{{\"alias\":\"a\"}}]"),
+        ] {
+            assert!(Event::usual(usual).is_some(), "{usual}");
+            assert_eq!(Event::usual(usual), read(usual), "{usual}");
+        }
+        for other in [
+            "",
+            "2",
+            "3[\"push_c\",{\"mid\":\"17\"}]",
+            "2/x,[\"push_c\",{\"mid\":\"17\"}]",
+            "2[\"push_c\",{\"mid\":17}]",
+            "2[\"push_c\",{\"mid\":\"\"}]",
+            "2[\"push_c\",{\"mid\":\"1\",\"alias\":\"a\"}]",
+            "2[\"push_c\",{\"mid\":\"1\"},1]",
+            "2[\"heartbeat\"]",
+            "2[\"heartbeat\",{\"alias\":\"\"}]",
+            "2[\"heartbeat\",{\"alias\":\"a\\n\"}]",
+            "2[\"heartbeat\",{\"alias\":\"a\",\"ext\":\"1\"}]",
+            "2[\"heartbeat\",{\"alias\":\"a\u{1}\"}]",
+            &format!("2{most}0[\"heartbeat\",{{\"alias\":\"a\"}}]"),
+            &format!("2[\"heartbeat\",{{\"alias\":\"{}\"}}]", "a".repeat(129)),
+        ] {
+            assert_eq!(Event::usual(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_the_short_way_takes_means_what_the_long_way_reads() {
+        const PIECES: [&str; 20] = [
+            "2",
+            "0",
+            "17",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            ":",
+            "\"",
+            "\\",
+            " ",
+            "门",
+            "\u{1}",
+            "push_c",
+            "heartbeat",
+            "mid",
+            "alias",
+            "a",
+            "/x,",
+        ];
+        const USUAL: [&str; 2] = ["2[\"push_c\",{\"mid\":\"17\"}]", "23[\"heartbeat\",{\"alias\":\"门a\"}]"];
+        let mut seeded = Seeded(5);
+        let mut taken = 0;
+        for _ in 0..200_000 {
+            let mut message: Vec<char> = seeded.pick(&USUAL).chars().collect();
+            for _ in 0..seeded.below(3) {
+                let at = seeded.below(message.len() + 1);
+                match seeded.below(2) {
+                    0 if at < message.len() => drop(message.remove(at)),
+                    _ => drop(message.splice(at..at, seeded.pick(&PIECES).chars())),
+                }
+            }
+            let message: String = message.into_iter().collect();
+            if let Some(request) = Event::usual(&message) {
+                assert_eq!(Some(request), read(&message), "{message}");
+                taken += 1;
+            }
+        }
+        assert!(taken > 60_000, "{taken}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Frames as values (Protocol §2): what a peer asks, and what it is told. Reading them is `decode`, writing them `encode`.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use crate::names::{Alias, Mid, RoomName, Topic, UserName};
@@ -12,16 +13,16 @@ pub struct Num {
     /// it is held while its publish waits, and goes back with the answer.
     pub text: Arc<str>,
     /// Which question it was, where replies name theirs.
-    pub call: Option<Box<Call>>,
+    pub call: Option<Call>,
 }
 
 /// A question of a dialect whose replies name the question (Protocol §8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Call {
     /// The dialect's own number for it.
-    pub question: u8,
-    /// The number under which the caller waits for an acknowledgement besides the reply.
-    pub ack: Option<u64>,
+    pub question: NonZeroU8,
+    /// The number under which the caller waits for an acknowledgement besides the reply: few do, so it takes room only then.
+    pub ack: Option<Box<u64>>,
 }
 
 impl Num {

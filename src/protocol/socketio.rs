@@ -61,6 +61,12 @@ impl Decoder {
         Decoder::default()
     }
 
+    /// Whether the next message begins a packet: no attachment is due.
+    #[must_use]
+    pub fn may_begin(&self) -> bool {
+        self.due == 0
+    }
+
     /// Takes a text message, without Engine.IO's `4`.
     ///
     /// # Errors

@@ -50,10 +50,10 @@ pub(super) fn reply(reply: &Reply, language: Language, mut say: impl FnMut(&dyn 
     if let Some(name) = name {
         say(&|out| event(name, argument, out));
     }
-    if let Some(ack) = reply.num().and_then(|num| num.call.as_ref()).and_then(|call| call.ack) {
+    if let Some(ack) = reply.num().and_then(|num| num.call.as_ref()).and_then(|call| call.ack.as_deref()) {
         say(&|out| {
             out.push(MESSAGE);
-            socketio::ack(ack, argument, out);
+            socketio::ack(*ack, argument, out);
         });
     }
 }

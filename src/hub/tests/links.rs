@@ -1,5 +1,6 @@
 //! Binding, subscribing, leaving, deadlines, forgetting (Protocol §1, §2, §3, §6).
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -321,7 +322,7 @@ fn a_session_that_lasted_for_months_does_not_look_like_months_of_absence_after_a
 
 /// The same frame, asked by an event that waits for an acknowledgement.
 fn asked(frame: Request) -> Request {
-    let call = Some(Box::new(Call { question: 1, ack: Some(17) }));
+    let call = Some(Call { question: NonZeroU8::MIN, ack: Some(Box::new(17)) });
     Request { num: Some(Num { text: "7".into(), call }), ..frame }
 }
 

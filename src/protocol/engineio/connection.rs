@@ -317,6 +317,17 @@ impl Connection {
         }
     }
 
+    /// The short way for a message by the WebSocket that the session lives on, which is what comes most. True: it came by that one, and
+    /// is to be handed up. False: it is for [`Connection::handle`].
+    #[must_use]
+    pub fn takes_message(&mut self, id: RequestId, now: u64) -> bool {
+        let takes = self.websocket() == Some(id);
+        if takes {
+            self.heard_at = now;
+        }
+        takes
+    }
+
     /// Acts on one input at `now`, monotonic µs, and appends what is to be done.
     pub fn handle(&mut self, input: Input<'_>, now: u64, out: &mut Vec<Output>) {
         use Phase::{Closing, Ended, Polling, Probed, Probing, Switching, Websocket};

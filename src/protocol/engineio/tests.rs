@@ -1,6 +1,7 @@
 //! The codecs against the cases in `fixtures/engineio` (their form: README.md there), against naive twins, and on random bytes.
 
 use super::Malformed;
+use super::connection::{Connection, Input, Output, RequestId};
 use super::packet::{Data, Kind, Packet};
 use super::payload::{Answer, Body, Encoding, Format, ascii};
 use super::request::{BadRequest, Query, Route, Sid, Transport, open};
@@ -451,4 +452,19 @@ fn random_text_is_a_packet_or_refused_and_a_query_is_read_or_refused() {
         let query: String = (0..random.below(14)).map(|_| *random.pick(&parts)).collect();
         let _ = Query::parse(&format!("EIO=3&transport=polling&{query}"));
     }
+}
+
+#[test]
+fn the_short_way_takes_a_message_only_by_the_websocket_that_the_session_lives_on() {
+    let message = Packet::from_text("4x").unwrap();
+    let mut machine = Connection::on_websocket(RequestId(0), 0);
+    let (mut same, mut out) = (Connection::on_websocket(RequestId(0), 0), Vec::new());
+    assert!(!machine.takes_message(RequestId(1), 5) && machine.takes_message(RequestId(0), 7));
+    same.handle(Input::Packet(RequestId(0), &message), 7, &mut out);
+    assert_eq!((out, machine.deadline()), (vec![Output::Deliver], same.deadline()));
+    machine.handle(Input::WebsocketGone(RequestId(0)), 8, &mut Vec::new());
+    assert!(!machine.takes_message(RequestId(0), 9));
+    let mut polling = Connection::on_polling(0);
+    polling.handle(Input::PostArrived(RequestId(2)), 1, &mut Vec::new());
+    assert!(!polling.takes_message(RequestId(2), 2));
 }

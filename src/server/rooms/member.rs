@@ -1,11 +1,12 @@
 //! One member of a room: what it sends, from bytes to batches for the hub (Protocol §9). What it gets goes through its outbox.
 //!
 //! A batch is read when the hub has taken the one before: so a sender is read as fast as its receivers take. While it is idle a
-//! member holds its decoder's small buffer; bytes are read into a scratch that all members of a thread share.
+//! member holds no buffer; bytes are read into a scratch that all members of a thread share.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::Shutdown;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,8 +17,8 @@ use futures::{AsyncRead, AsyncWriteExt};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, DOOR_ANSWER_BYTES_MAX, HTTP_DRAIN_WAIT};
 use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
-use crate::protocol::room::{Place, RoomFrame, RoomKind, RoomPath};
-use crate::protocol::websocket::{self, Broken, Decoder, Item};
+use crate::protocol::room::{Place, RoomFrame, RoomPath};
+use crate::protocol::websocket::{self, Decoder, Item, Payload};
 use crate::runtime::clock;
 use crate::runtime::handle::RoomLink;
 use crate::runtime::socket::Socket;
@@ -26,8 +27,8 @@ use crate::server::listener::Permit;
 
 /// Bytes of one read: the small one for those who send little, the large one behind a read that was full.
 const SCRATCH_BYTES: [usize; 2] = [4 << 10, 64 << 10];
-/// The decoder's buffer, which a member holds also while it is idle: whoever shows pictures to many sends much, others mostly little.
-const PICTURES_BUFFER_BYTES: usize = 16 << 10;
+/// The buffer that a member holds while it has sent a part of a frame: doors send pictures, others mostly little.
+const DOOR_BUFFER_BYTES: usize = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
 /// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
@@ -40,7 +41,7 @@ thread_local! {
 pub(super) struct Member {
     link: RoomLink,
     decoder: Decoder,
-    /// Payloads up to this are copied: a slice of the decoder's buffer would keep all of that.
+    /// Bytes of the largest payload that is copied.
     copied_max: usize,
     is_door: bool,
     /// The decoder may have more without another read.
@@ -77,8 +78,7 @@ impl Member {
     /// A member that has just come; `rest` is what it sent behind its handshake.
     pub(super) fn new(link: RoomLink, path: &RoomPath, frame_max: usize, rest: &[u8], permit: Permit) -> Member {
         let is_door = path.place == Place::Door;
-        let shows_pictures = is_door && path.key.kind == RoomKind::OneToMany;
-        let buffer = if shows_pictures { PICTURES_BUFFER_BYTES } else { BUFFER_BYTES };
+        let buffer = if is_door { DOOR_BUFFER_BYTES } else { BUFFER_BYTES };
         let mut decoder = Decoder::new(websocket::Options { message_max: frame_max, buffer });
         decoder.lend(rest.to_vec(), rest.len());
         let has_more = !rest.is_empty();
@@ -149,53 +149,49 @@ impl Member {
     fn take(&mut self) -> Option<Read> {
         let (mut frames, mut bytes, mut pong) = (Vec::new(), 0, false);
         self.has_more = true;
-        while frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && self.behind.is_none() {
-            match self.next_item() {
-                Ok(None) => {
-                    self.has_more = false;
-                    break;
-                }
+        while self.has_more && frames.len() < BATCH_FRAMES_MAX && bytes < BATCH_BYTES_MAX && self.behind.is_none() {
+            match self.decoder.next_item() {
+                Ok(None) => self.has_more = false,
                 Ok(Some(Item::Pong)) => pong = true,
-                Ok(Some(Item::Text(text))) => match self.door_answer(text.as_str()) {
+                Ok(Some(Item::Text(text))) => match if self.is_door { door_answer(&text) } else { None } {
                     Some(answer) => self.behind = Some(Read::Answer(answer)),
                     None => {
                         bytes += text.len();
-                        frames.push(self.frame(true, text.into()));
+                        frames.push(frame(true, text, self.copied_max));
                     }
                 },
                 Ok(Some(Item::Binary(payload))) => {
                     bytes += payload.len();
-                    frames.push(self.frame(false, payload));
+                    frames.push(frame(false, payload, self.copied_max));
                 }
                 Ok(Some(Item::Close(_))) => self.behind = Some(Read::End(End::Closed(self.decoder.take_control()))),
                 Err(broken) => self.behind = Some(Read::End(End::Broken(broken.close_code()))),
             }
+            // Pings on the way to it.
+            self.link.answer(self.decoder.take_control());
         }
         if frames.is_empty() && !pong { self.behind.take() } else { Some(Read::Batch(frames, pong)) }
     }
+}
 
-    /// The next message; pings on the way to it are answered.
-    fn next_item(&mut self) -> Result<Option<Item>, Broken> {
-        let item = self.decoder.next_item();
-        if !matches!(item, Ok(Some(Item::Close(_)))) {
-            self.link.answer(self.decoder.take_control());
-        }
-        item
-    }
+/// A frame for the room. A payload up to `copied_max` bytes is copied: a slice of the decoder's buffer would keep all of that.
+fn frame<T, O>(is_text: bool, payload: Payload<'_, T, O>, copied_max: usize) -> RoomFrame
+where
+    T: ?Sized + AsRef<[u8]>,
+    O: Deref<Target = T> + Into<Bytes>,
+{
+    let bytes: &[u8] = (*payload).as_ref();
+    let payload = if bytes.len() <= copied_max { Bytes::copy_from_slice(bytes) } else { payload.into() };
+    RoomFrame { is_text, payload, image: None }
+}
 
-    fn frame(&self, is_text: bool, payload: Bytes) -> RoomFrame {
-        let payload = if payload.len() <= self.copied_max { Bytes::copy_from_slice(&payload) } else { payload };
-        RoomFrame { is_text, payload, image: None }
+/// A text frame of a door that is a result: the only one that is read (Protocol §7).
+fn door_answer(text: &str) -> Option<Request> {
+    if text.len() > DOOR_ANSWER_BYTES_MAX || memchr::memmem::find(text.as_bytes(), b"-8").is_none() {
+        return None;
     }
-
-    /// A text frame of a door that is a result: the only one that is read (Protocol §7).
-    fn door_answer(&self, text: &str) -> Option<Request> {
-        if !self.is_door || text.len() > DOOR_ANSWER_BYTES_MAX || memchr::memmem::find(text.as_bytes(), b"-8").is_none() {
-            return None;
-        }
-        let request = decode::request(text.as_bytes());
-        matches!(request.body, Body::DoorAnswer(_)).then_some(request)
-    }
+    let request = decode::request(text.as_bytes());
+    matches!(request.body, Body::DoorAnswer(_)).then_some(request)
 }
 
 /// Reads and drops what a peer still sends, so that it gets its close frame instead of a reset. The outbox cuts it soon.

@@ -36,6 +36,8 @@ const NO_PACKETS: [&[u8]; 0] = [];
 pub(super) const OPENING: RequestId = RequestId(0);
 /// Pings are passed on to the hub at most this often: it wants to know who was heard from longest ago, not each ping.
 const HEARD_TOLD_EVERY_US: u64 = 5_000_000;
+/// Bytes of a short message in a WebSocket frame.
+const USUAL_BYTES: usize = 32;
 /// Bytes of an event around its argument: a frame at its limit must fit with the name of its event.
 const EVENT_BYTES_MAX: usize = 64;
 
@@ -67,6 +69,10 @@ struct State {
 }
 
 impl State {
+    fn holds(&self, id: RequestId) -> bool {
+        self.machine.has_rest() && self.machine.websocket() == Some(id)
+    }
+
     fn wait(&mut self, context: &Context<'_>) {
         if !self.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
             self.waiting.push(context.waker().clone());
@@ -83,12 +89,28 @@ impl State {
 #[derive(Default)]
 pub(super) struct Batch {
     frames: Vec<Request>,
+    /// As many frames are likely.
+    expected: usize,
     bytes: usize,
     /// Behind them the client has left; its transport is for itself to close.
     leaves: bool,
 }
 
 impl Batch {
+    /// Messages of so many bytes follow: room for their frames is made at once, and no more than they are likely to need.
+    pub(super) fn expect(&mut self, bytes: usize) {
+        self.expected = (bytes / USUAL_BYTES).clamp(1, BATCH_FRAMES_MAX);
+    }
+
+    /// Adds a frame whose message has that many bytes.
+    fn push(&mut self, frame: Request, bytes: usize) {
+        if self.frames.is_empty() {
+            self.frames.reserve_exact(self.expected);
+        }
+        self.frames.push(frame);
+        self.bytes += bytes;
+    }
+
     /// Whether it is to be handed over before more is read.
     pub(super) fn is_full(&self) -> bool {
         self.frames.len() >= BATCH_FRAMES_MAX || self.bytes >= BATCH_BYTES_MAX
@@ -195,14 +217,14 @@ impl Session {
     /// Tells the machine that something has happened.
     pub(super) fn handle(&self, input: Input<'_>) {
         let mut state = self.state();
-        self.act(&mut state, input);
+        self.act(&mut state, input, clock::mono_us());
     }
 
-    /// Tells it, and carries out what it decides. True: the packet is a message for the layer above.
-    fn act(&self, state: &mut State, input: Input<'_>) -> bool {
+    /// Tells it at `now`, monotonic µs, and carries out what it decides. True: the packet is a message for the layer above.
+    fn act(&self, state: &mut State, input: Input<'_>, now: u64) -> bool {
         let mut outputs = Vec::new();
         let mut delivers = false;
-        state.machine.handle(input, clock::mono_us(), &mut outputs);
+        state.machine.handle(input, now, &mut outputs);
         if let Input::WebsocketGone(id) = input {
             // Lost before it was the session's: another may come.
             state.probing.take_if(|(probing, _)| *probing == id);
@@ -264,77 +286,22 @@ impl Session {
     /// What waits too long, and what the hub has ended meanwhile.
     pub(super) fn look_at_deadlines(&self) {
         let mut state = self.state();
-        if self.link.is_closing() && !state.machine.has_ended() {
-            self.act(&mut state, Input::Close);
-        }
-        if state.machine.deadline().is_some_and(|deadline| deadline <= clock::mono_us()) {
-            self.act(&mut state, Input::Tick);
-        }
-    }
-
-    /// Reads a packet that came by a POST or a WebSocket. False: nothing more is to be read there.
-    pub(super) fn read(&self, id: RequestId, packet: Result<Packet<'_>, Malformed>, frame_max: usize, batch: &mut Batch) -> bool {
-        let mut state = self.state();
-        match packet {
-            Ok(packet) => {
-                self.note_ping(&mut state, &packet);
-                if self.act(&mut state, Input::Packet(id, &packet)) && !self.message(&mut state, &packet.data, frame_max, batch) {
-                    self.act(&mut state, Input::Malformed(id));
-                }
-            }
-            Err(_) => {
-                self.act(&mut state, Input::Malformed(id));
-            }
-        }
-        !state.machine.has_ended()
-    }
-
-    fn note_ping(&self, state: &mut State, packet: &Packet<'_>) {
         let now = clock::mono_us();
-        if packet.kind == Kind::Ping && now >= state.heard_told + HEARD_TOLD_EVERY_US {
-            state.heard_told = now;
-            self.link.heard();
+        if self.link.is_closing() && !state.machine.has_ended() {
+            self.act(&mut state, Input::Close, now);
+        }
+        if state.machine.deadline().is_some_and(|deadline| deadline <= now) {
+            self.act(&mut state, Input::Tick, now);
         }
     }
 
-    /// Reads a message as a Socket.IO packet. False: it is none.
-    fn message(&self, state: &mut State, data: &Data<'_>, frame_max: usize, batch: &mut Batch) -> bool {
-        let text = match data {
-            Data::Text(text) => text,
-            Data::Binary(_) => return state.messages.binary().is_ok(),
-        };
-        match state.messages.text(text) {
-            Ok(_) if state.has_left => {}
-            Ok(socketio::Packet::Event(event)) => {
-                if let Some(known) = Event::named(&event.name) {
-                    batch.bytes += text.len();
-                    let is_too_large = event.argument.is_some_and(|argument| argument.len() > frame_max + EVENT_BYTES_MAX);
-                    batch.frames.push(match is_too_large {
-                        true => known.too_large(event.ack),
-                        false => known.read(event.argument, event.has_attachments, event.ack),
-                    });
-                }
-            }
-            Ok(socketio::Packet::Join(namespace)) => {
-                let mut packet = vec![Kind::Message.digit()];
-                socketio::invalid_namespace(namespace, &mut packet);
-                self.link.add(&packet);
-            }
-            Ok(socketio::Packet::Disconnect) => {
-                state.has_left = true;
-                batch.leaves = true;
-            }
-            Ok(socketio::Packet::Ignored) => {}
-            Err(why) => {
-                log::debug!("socketio_malformed reason=\"{}\"", why.0);
-                return false;
-            }
-        }
-        true
+    /// Begins to read packets that came together by a POST or a WebSocket. `frame_max`: `limits.frame`.
+    pub(super) fn reading(&self, id: RequestId, frame_max: usize) -> Reading<'_> {
+        Reading { session: self, state: self.state(), id, now: clock::mono_us(), frame_max }
     }
 
     /// Whether a POST that came earlier is still being read; `context` is woken when that may have changed.
-    pub(super) fn has_rest(&self, context: &Context<'_>) -> bool {
+    fn has_rest(&self, context: &Context<'_>) -> bool {
         let mut state = self.state();
         let has_rest = state.machine.has_rest();
         if has_rest {
@@ -343,10 +310,14 @@ impl Session {
         has_rest
     }
 
-    /// Whether what comes by this WebSocket is to wait until an earlier POST is read.
-    pub(super) fn holds(&self, id: RequestId) -> bool {
-        let state = self.state();
-        state.machine.has_rest() && state.machine.websocket() == Some(id)
+    /// Whether what comes by this WebSocket is to wait until an earlier POST is read; `context` is woken when that may have changed.
+    pub(super) fn holds(&self, id: RequestId, context: &Context<'_>) -> bool {
+        let mut state = self.state();
+        let holds = state.holds(id);
+        if holds {
+            state.wait(context);
+        }
+        holds
     }
 
     /// Answers a POST whose packets must wait, if that must be; `context` is woken when that may have changed.
@@ -354,7 +325,7 @@ impl Session {
         let mut state = self.state();
         let puts_off = state.machine.may_put_off();
         if puts_off {
-            self.act(&mut state, Input::PostPutOff(id));
+            self.act(&mut state, Input::PostPutOff(id), clock::mono_us());
         } else {
             state.wait(context);
         }
@@ -396,9 +367,9 @@ impl Session {
     fn look_at_poll(&self, id: RequestId) -> Option<PollAnswer> {
         let mut state = self.state();
         if self.link.is_closing() && !state.machine.has_ended() {
-            self.act(&mut state, Input::Close);
+            self.act(&mut state, Input::Close, clock::mono_us());
         } else if self.link.outbox().has_units() {
-            self.act(&mut state, Input::Queued);
+            self.act(&mut state, Input::Queued, clock::mono_us());
         }
         let at = state.polls.iter().position(|(waiting, _)| *waiting == id)?;
         Some(state.polls.swap_remove(at).1)
@@ -436,20 +407,125 @@ impl Session {
         let id = self.number();
         let mut state = self.state();
         if state.probing.is_some() || state.machine.transport() == Transport::Websocket || state.machine.has_ended() {
-            self.act(&mut state, Input::WebsocketArrived(id));
+            self.act(&mut state, Input::WebsocketArrived(id), clock::mono_us());
             close_politely(stream);
             return None;
         }
         state.probing = Some((id, stream.clone()));
-        self.act(&mut state, Input::WebsocketArrived(id));
+        self.act(&mut state, Input::WebsocketArrived(id), clock::mono_us());
         state.probing.is_some().then_some(id)
+    }
+}
+
+/// A session that packets are read for: under one lock and at one time, however many they are.
+pub(super) struct Reading<'a> {
+    session: &'a Session,
+    state: MutexGuard<'a, State>,
+    /// What they came by.
+    id: RequestId,
+    /// Monotonic, µs.
+    now: u64,
+    frame_max: usize,
+}
+
+impl Reading<'_> {
+    /// Whether what comes by this WebSocket is to wait until an earlier POST is read.
+    pub(super) fn is_held(&self) -> bool {
+        self.state.holds(self.id)
+    }
+
+    /// Reads a packet. False: nothing more is to be read there.
+    pub(super) fn packet(&mut self, packet: Result<Packet<'_>, Malformed>, batch: &mut Batch) -> bool {
+        let Ok(packet) = packet else { return self.malformed() };
+        let is_message = packet.kind == Kind::Message && self.state.machine.takes_message(self.id, self.now);
+        if !is_message {
+            self.note_ping(&packet);
+        }
+        if (is_message || self.act(Input::Packet(self.id, &packet))) && !self.message(&packet.data, batch) {
+            return self.malformed();
+        }
+        !self.state.machine.has_ended()
+    }
+
+    /// Reads packets until the batch is full. False: there are no more, or nothing more is to be read.
+    fn packets<'p>(&mut self, packets: &mut impl Iterator<Item = Result<Packet<'p>, Malformed>>, batch: &mut Batch) -> bool {
+        while !batch.is_full() {
+            if !packets.next().is_some_and(|packet| self.packet(packet, batch)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What came can't be read. False: nothing more is to be read there.
+    pub(super) fn malformed(&mut self) -> bool {
+        self.act(Input::Malformed(self.id));
+        !self.state.machine.has_ended()
     }
 
     /// Answers pings and a close on a WebSocket.
-    pub(super) fn control(&self, id: RequestId, frames: Vec<u8>) {
-        if self.state().machine.websocket() == Some(id) {
-            self.link.outbox().add_control(frames);
+    pub(super) fn control(&self, frames: Vec<u8>) {
+        if self.state.machine.websocket() == Some(self.id) {
+            self.session.link.outbox().add_control(frames);
         }
+    }
+
+    fn act(&mut self, input: Input<'_>) -> bool {
+        self.session.act(&mut self.state, input, self.now)
+    }
+
+    fn note_ping(&mut self, packet: &Packet<'_>) {
+        if packet.kind == Kind::Ping && self.now >= self.state.heard_told + HEARD_TOLD_EVERY_US {
+            self.state.heard_told = self.now;
+            self.session.link.heard();
+        }
+    }
+
+    /// Reads a message as a Socket.IO packet. False: it is none.
+    fn message(&mut self, data: &Data<'_>, batch: &mut Batch) -> bool {
+        let messages = &mut self.state.messages;
+        let text = match data {
+            Data::Text(text) => text,
+            Data::Binary(_) => return messages.binary().is_ok(),
+        };
+        // A usual message is smaller than any limit for frames.
+        if messages.may_begin()
+            && text.len() <= self.frame_max
+            && let Some(request) = Event::usual(text)
+        {
+            if !self.state.has_left {
+                batch.push(request, text.len());
+            }
+            return true;
+        }
+        match messages.text(text) {
+            Ok(_) if self.state.has_left => {}
+            Ok(socketio::Packet::Event(event)) => {
+                if let Some(known) = Event::named(&event.name) {
+                    let is_too_large = event.argument.is_some_and(|argument| argument.len() > self.frame_max + EVENT_BYTES_MAX);
+                    let request = match is_too_large {
+                        true => known.too_large(event.ack),
+                        false => known.read(event.argument, event.has_attachments, event.ack),
+                    };
+                    batch.push(request, text.len());
+                }
+            }
+            Ok(socketio::Packet::Join(namespace)) => {
+                let mut packet = vec![Kind::Message.digit()];
+                socketio::invalid_namespace(namespace, &mut packet);
+                self.session.link.add(&packet);
+            }
+            Ok(socketio::Packet::Disconnect) => {
+                self.state.has_left = true;
+                batch.leaves = true;
+            }
+            Ok(socketio::Packet::Ignored) => {}
+            Err(why) => {
+                log::debug!("socketio_malformed reason=\"{}\"", why.0);
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -572,16 +648,14 @@ impl PostGuard {
 async fn read_body(session: Arc<Session>, id: RequestId, body: Vec<u8>, format: Format, came_at: u64, frame_max: usize) {
     poll_fn(|context| if session.has_rest(context) { Poll::Pending } else { Poll::Ready(()) }).await;
     let Ok(body) = Body::new(format, &body) else { return session.handle(Input::Malformed(id)) };
-    let mut batch = Batch::default();
-    for packet in body.packets() {
-        if !session.read(id, packet, frame_max, &mut batch) {
-            break;
-        }
-        if batch.is_full() && !session.hand_over(&mut batch, came_at).await {
+    let mut packets = body.packets();
+    loop {
+        let mut batch = Batch::default();
+        let goes_on = session.reading(id, frame_max).packets(&mut packets, &mut batch);
+        if !session.hand_over(&mut batch, came_at).await || !goes_on {
             break;
         }
     }
-    session.hand_over(&mut batch, came_at).await;
     session.handle(Input::PostRead(id));
     session.state().wake_waiting();
 }

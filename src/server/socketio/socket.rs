@@ -1,5 +1,5 @@
 //! The reading side of a Socket.IO session's WebSocket. What goes out is the outbox's; here frames come in, are read as packets, and
-//! become batches for the hub. While nothing comes it holds no buffer but tungstenite's small one.
+//! become batches for the hub. While nothing comes it holds no buffer.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use crate::server::socketio::session::{Batch, OPENING, Session};
 
 /// Bytes of the scratch that one read fills at most.
 const SCRATCH_BYTES: usize = 64 << 10;
-/// Bytes that tungstenite holds for an idle connection (Dependencies §5).
+/// Bytes of the buffer for a message that has come in part (Dependencies §5).
 const BUFFER_BYTES: usize = 512;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;
@@ -37,13 +37,13 @@ pub(super) fn open(session: Arc<Session>, switched: Switched, frame_max: usize, 
         session.link().refuse(refusal);
         session.handle(Input::Close);
     }
-    async_std::task::spawn(socket.run());
+    socket.spawn();
 }
 
 /// A WebSocket has come for a session that polls.
 pub(super) fn probe(session: Arc<Session>, switched: Switched, frame_max: usize) {
     if let Some(id) = session.probe(&switched.stream) {
-        async_std::task::spawn(Socket::new(session, switched, frame_max, id).run());
+        Socket::new(session, switched, frame_max, id).spawn();
     }
 }
 
@@ -71,7 +71,13 @@ impl Socket {
         Socket { session, id, stream, decoder, arrival: Arrival::since(came_at), came_at, frame_max, _permit: permit }
     }
 
-    async fn run(mut self) {
+    /// Serves it until it ends, by a task of its own. All that is kept while it is idle is in the socket: an `async fn` would keep its
+    /// arguments a second time.
+    fn spawn(mut self) {
+        async_std::task::spawn(async move { self.run().await });
+    }
+
+    async fn run(&mut self) {
         loop {
             let (mut batch, is_over) = poll_fn(|context| self.poll_batch(context)).await;
             if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
@@ -85,18 +91,12 @@ impl Socket {
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<(Batch, bool)> {
         let mut batch = Batch::default();
         for _ in 0..READS_PER_TURN {
-            if self.session.holds(self.id) && self.session.has_rest(context) {
+            if self.session.holds(self.id, context) {
                 return Poll::Pending;
             }
-            let is_over = !self.decode(&mut batch);
-            if is_over || batch.is_something() {
-                return Poll::Ready((batch, is_over));
-            }
-            if !self.decoder.has_input() && !ready!(self.poll_read(context, &mut batch)) {
-                return Poll::Ready((batch, true));
-            }
-            if batch.is_something() {
-                return Poll::Ready((batch, false));
+            let goes_on = if self.decoder.has_input() { self.decode(&mut batch) } else { ready!(self.poll_read(context, &mut batch)) };
+            if !goes_on || batch.is_something() {
+                return Poll::Ready((batch, !goes_on));
             }
         }
         context.waker().wake_by_ref();
@@ -122,18 +122,20 @@ impl Socket {
 
     /// Decodes what is there until the batch is full. False: nothing more is to be read.
     fn decode(&mut self, batch: &mut Batch) -> bool {
+        let mut reading = self.session.reading(self.id, self.frame_max);
+        batch.expect(self.decoder.input_bytes());
         let goes_on = loop {
-            if batch.is_full() || self.session.holds(self.id) {
+            if batch.is_full() || reading.is_held() {
                 break true;
             }
             let goes_on = match self.decoder.next_item() {
-                Ok(Some(Item::Text(text))) => self.session.read(self.id, Packet::from_text(text.as_str()), self.frame_max, batch),
-                Ok(Some(Item::Binary(bytes))) => self.session.read(self.id, Packet::from_binary(&bytes), self.frame_max, batch),
+                Ok(Some(Item::Text(text))) => reading.packet(Packet::from_text(&*text), batch),
+                Ok(Some(Item::Binary(bytes))) => reading.packet(Packet::from_binary(&bytes), batch),
                 Ok(Some(Item::Pong)) => true,
                 Ok(Some(Item::Close(_))) => false,
                 Ok(None) => break true,
                 Err(_) => {
-                    self.session.handle(Input::Malformed(self.id));
+                    reading.malformed();
                     false
                 }
             };
@@ -144,7 +146,7 @@ impl Socket {
         let control = self.decoder.take_control();
         // The answer to a close is the outbox's last word.
         if goes_on && !control.is_empty() {
-            self.session.control(self.id, control);
+            reading.control(control);
         }
         goes_on
     }
