@@ -652,7 +652,7 @@ mod tests {
 
     #[test]
     fn requests_stay_small() {
-        assert!(size_of::<Request>() <= 96, "{}", size_of::<Request>());
+        assert!(size_of::<Request>() <= 104, "{}", size_of::<Request>());
     }
 
     /// Heap bytes that a request holds on to.
