@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::hub::few::Few;
 use crate::hub::slab::Slab;
 use crate::hub::storage::{AliasId, AliasRecord};
-use crate::names::{Alias, LinkId, Mid, Topic, Transport};
+use crate::names::{Alias, Mid, Topic, Transport};
 
 /// Place of an alias in the table; valid while the alias is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +36,7 @@ pub(super) struct AliasEntry {
     pub transport: Option<Transport>,
     pub info: Option<Box<str>>,
     /// At most eight, in the order they came.
-    pub sessions: Vec<LinkId>,
+    pub sessions: Few,
     /// Sorted.
     pub topics: Vec<TopicKey>,
     /// The mids it is owed, ascending. Mids that have ended for all (expiry) may linger: see `waiting`.
@@ -59,7 +60,7 @@ impl AliasEntry {
             saved_seen: 0,
             transport: None,
             info: None,
-            sessions: Vec::new(),
+            sessions: Few::None,
             topics: Vec::new(),
             owed: VecDeque::new(),
             purged: 0,

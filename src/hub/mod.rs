@@ -14,6 +14,7 @@ mod deliveries;
 mod door;
 pub mod durations;
 pub mod effects;
+mod few;
 pub mod gather;
 mod hash;
 mod keys;

@@ -126,6 +126,6 @@ impl Hub {
         if !entry.sessions.is_empty() {
             entry.pushed = Mid::ZERO;
         }
-        entry.sessions.clone()
+        entry.sessions.to_vec()
     }
 }

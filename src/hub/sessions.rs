@@ -59,9 +59,6 @@ impl Hub {
         link.flow = Flow::Pulling;
         let transport = link.transport;
         let entry = self.aliases.get_mut(key);
-        if entry.sessions.capacity() == 0 {
-            entry.sessions.reserve_exact(1);
-        }
         entry.sessions.push(id);
         entry.transport = Some(transport);
         entry.last_seen = now.wall;
@@ -253,7 +250,7 @@ impl Hub {
         let Some(key) = link.alias else { return };
         let now = self.now;
         let entry = self.aliases.get_mut(key);
-        entry.sessions.retain(|session| *session != id);
+        entry.sessions.remove(id);
         entry.last_seen = now.wall;
         entry.last_seen_service = now.service;
         let name = entry.name.clone();

@@ -192,8 +192,16 @@ pub struct AcceptCounters {
 #[derive(Debug)]
 pub struct Permit {
     permits: Arc<Permits>,
-    /// The address it counts for; none for loopback.
-    address: Option<IpAddr>,
+    /// Whose it is. It counts for that address, unless that is loopback.
+    address: IpAddr,
+}
+
+impl Permit {
+    /// The address it was given to; an IPv4 address is never in its mapped form.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
 }
 
 impl Permits {
@@ -217,8 +225,8 @@ impl Permits {
             self.counters.refused_total.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        let address = Some(address.to_canonical()).filter(|address| !address.is_loopback());
-        if let Some(address) = address {
+        let address = address.to_canonical();
+        if !address.is_loopback() {
             if taken.by_address.get(&address).is_some_and(|open| *open >= taken.limits.per_address) {
                 self.counters.refused_address.fetch_add(1, Ordering::Relaxed);
                 return None;
@@ -261,12 +269,12 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.permits.taken();
         taken.total -= 1;
-        if let Some(address) = self.address
-            && let Some(of_address) = taken.by_address.get_mut(&address)
+        if !self.address.is_loopback()
+            && let Some(of_address) = taken.by_address.get_mut(&self.address)
         {
             *of_address -= 1;
             if *of_address == 0 {
-                taken.by_address.remove(&address);
+                taken.by_address.remove(&self.address);
             }
         }
         if taken.total == 0 {

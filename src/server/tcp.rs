@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -81,9 +80,8 @@ impl TcpServer {
                 begun: false,
                 admitted: false,
             },
-            address: peer.ip(),
             server: Arc::clone(self),
-            _permit: permit,
+            permit,
         };
         async move { connection.run().await }
     }
@@ -93,9 +91,8 @@ impl TcpServer {
 struct Connection {
     link: TcpLink,
     reader: Reader,
-    address: IpAddr,
     server: Arc<TcpServer>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Connection {
@@ -182,7 +179,7 @@ impl Connection {
             return true;
         }
         let token = frames.first_mut().and_then(|first| first.token.take());
-        match self.server.gate.admit(self.address, token.as_deref(), self.server.handle.token_time_s()) {
+        match self.server.gate.admit(self.permit.address(), token.as_deref(), self.server.handle.token_time_s()) {
             Ok(None) => true,
             Ok(Some(claims)) => {
                 self.link.set_claims(claims);

@@ -188,9 +188,16 @@ impl Run<'_> {
     fn idle(&self) -> Outcome<Measured> {
         let pid = self.server.pid();
         let (before, watch) = (machine::memory_kb(pid, "VmRSS:")?, Watch::begin(&[pid]));
-        let mut fleet = Fleet::new()?;
-        self.connect_all(&mut fleet, self.operations as u32, Who::Present)?;
-        fleet.run(&Plan { aim: Aim::Ping, operations: self.operations, outstanding: 1, deliveries: 0 })?;
+        // A few at a time: what all hold is meant, not what ten thousand heartbeats in one moment leave behind.
+        let mut fleets = Vec::new();
+        for first in (0..self.operations as u32).step_by(AT_ONCE) {
+            let numbers = first..(first + AT_ONCE as u32).min(self.operations as u32);
+            let mut fleet = Fleet::new()?;
+            let operations = numbers.len() as u64;
+            self.connect(&mut fleet, numbers.map(Who::Present), AT_ONCE)?;
+            fleet.run(&Plan { aim: Aim::Ping, operations, outstanding: 1, deliveries: 0 })?;
+            fleets.push(fleet);
+        }
         std::thread::sleep(SETTLE);
         let grown = machine::memory_kb(pid, "VmRSS:")?.saturating_sub(before) * 1024;
         let figures = Figures::from([(Figure::LinkBytes, grown as f64 / self.operations as f64)]);
