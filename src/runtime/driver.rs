@@ -2,6 +2,9 @@
 //!
 //! A turn: act on the inputs that have gathered, write each touched outbox once, hand the store its next transaction. Between
 //! turns every task that is ready runs, so that what many links read at the same time is one turn's work (Design §1a).
+//!
+//! No door opens late. A batch with door frames is acted on where it was read, and what it has for doors is written there and then. And
+//! whatever else there is comes in short pieces: so many writes in a turn, so many reads until the next ([`Turnstile`]).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -9,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
@@ -33,12 +36,19 @@ use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::DoorPictures;
 use crate::runtime::room_outbox::RoomOutbox;
 use crate::runtime::shared_frame::SharedFrame;
+use crate::runtime::turnstile::{MayRead, Ticket, Turnstile};
 use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
 const INPUTS_PER_TURN_MAX: usize = 256;
+/// Outboxes written in one turn: a third of a millisecond, so that a door does not wait for longer.
+const WRITES_PER_TURN_MAX: usize = 128;
+/// Batches with door frames that are acted on where they were read, until the next turn: a flood of them must leave turns to others.
+const DOORS_AT_ONCE_MAX: usize = 16;
 /// Inputs that the normal lane keeps room for while it is empty: what a storm made of it is given back.
 const NORMAL_LANE_KEPT: usize = 4 * INPUTS_PER_TURN_MAX;
+/// Places for touched outboxes that are kept while there are none.
+const TOUCHED_KEPT: usize = 2 * DELIVERIES_PER_TURN_MAX;
 /// Empty buffers kept for the next outboxes.
 const SPARE_BUFFERS: usize = 64;
 /// The exit code after a panic in the hub: the state may be wrong, the store is whole, a supervisor restarts.
@@ -57,6 +67,8 @@ pub(super) struct Shared {
     pub turns: AtomicU64,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
+    /// Where the links that are no door's wait to read.
+    pub turnstile: Turnstile,
     /// The pictures of the door log: looked at without the hub.
     pub pictures: Arc<DoorPictures>,
 }
@@ -67,6 +79,8 @@ struct Lanes {
     normal: VecDeque<Input>,
     /// Frames of rooms, after all else: one batch a member at most.
     rooms: VecDeque<Input>,
+    /// Batches with door frames that were acted on outside a turn since the last.
+    doors_at_once: usize,
     /// A front-end's direct call had effects: outboxes are to be written and timers looked at.
     acted: bool,
 }
@@ -82,7 +96,12 @@ pub(super) struct Core {
     pub hub: Hub,
     fx: Effects,
     outlets: Outlets,
-    touched: Vec<Arc<Outbox>>,
+    /// In the order in which they were touched. Perhaps twice: what is written already is passed over.
+    touched: VecDeque<Arc<Outbox>>,
+    /// The last turn did not come to the end of them: they go before what would touch more.
+    is_behind: bool,
+    /// Those with door frames that are not written yet.
+    doors: Vec<Arc<Outbox>>,
     congested: Vec<(LinkId, Mid)>,
     touched_rooms: Vec<Arc<RoomOutbox>>,
     /// Members of rooms whose outbox is full now.
@@ -165,6 +184,7 @@ impl Shared {
             turns: AtomicU64::new(0),
             clock,
             bounds,
+            turnstile: Turnstile::default(),
         }
     }
 
@@ -183,16 +203,31 @@ impl Shared {
         }
         let is_door = matches!(&input, Input::Frames { frames, .. } if takes_door_lane(frames));
         let mut lanes = self.lanes();
+        let mut at_once = false;
         if is_door {
             lanes.door.push_back(input);
             self.door_waits.store(true, Ordering::Release);
+            at_once = lanes.doors_at_once < DOORS_AT_ONCE_MAX;
+            lanes.doors_at_once += usize::from(at_once);
         } else if matches!(input, Input::RoomFrames { .. }) {
             lanes.rooms.push_back(input);
         } else {
             lanes.normal.push_back(input);
         }
         drop(lanes);
+        if at_once {
+            self.open_doors();
+        }
         self.wake.wake();
+    }
+
+    /// Acts on the door lane without waiting for the turn that follows. If one is under way on another thread, it looks there itself.
+    fn open_doors(&self) {
+        let Ok(mut core) = self.core.try_lock() else { return };
+        unless_broken(|| act_on(Lane::Door, self, &mut core, self.clock.now()));
+        drop(core);
+        // The turn writes what else it had for anybody, and looks at the timers.
+        self.lanes().acted = true;
     }
 
     /// A new link whose outlet is there before the hub's first word to it.
@@ -234,6 +269,16 @@ impl Shared {
         self.wake.wake();
     }
 
+    /// Whether a link that is no door's may read what has come, by [`Turnstile::may_read`].
+    pub(super) fn may_read(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
+        let may = self.turnstile.may_read(ticket, waker);
+        if may == MayRead::WaitsFirst {
+            // Those behind it are let in by the turns that follow as long as anybody waits.
+            self.nudge();
+        }
+        may == MayRead::Now
+    }
+
     /// Inputs that wait for the hub: of the door lane, and of the other.
     pub(super) fn inputs(&self) -> (usize, usize) {
         let lanes = self.lanes();
@@ -245,16 +290,19 @@ impl Shared {
 pub(super) async fn drive(shared: Arc<Shared>) {
     let mut timer = Timer::default();
     loop {
-        let turned = catch_unwind(AssertUnwindSafe(|| turn(&shared)));
-        match turned {
-            Ok(Turn::Again) => async_std::task::yield_now().await,
-            Ok(Turn::Idle { until }) => wait(&shared, &mut timer, until).await,
-            Err(_) => {
-                log::error!("hub_broken action=exit code={EXIT_BROKEN}");
-                exit_broken();
-            }
+        match unless_broken(|| turn(&shared)) {
+            Turn::Again => async_std::task::yield_now().await,
+            Turn::Idle { until } => wait(&shared, &mut timer, until).await,
         }
     }
+}
+
+/// Lets the hub act. A panic in it ends the process.
+fn unless_broken<T>(act: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        log::error!("hub_broken action=exit code={EXIT_BROKEN}");
+        exit_broken();
+    })
 }
 
 /// Ends the process for the supervisor to start it anew: guessing on would be worse, and what is stored is whole.
@@ -275,11 +323,19 @@ fn turn(shared: &Shared) -> Turn {
     let mut core = shared.core();
     let mut now = shared.clock.now();
     // What was done meanwhile by direct calls is written by this turn.
-    shared.lanes().acted = false;
+    {
+        let mut lanes = shared.lanes();
+        lanes.acted = false;
+        lanes.doors_at_once = 0;
+    }
     act_on(Lane::Door, shared, &mut core, now);
-    act_on(Lane::Normal, shared, &mut core, now);
+    if !core.is_behind {
+        act_on(Lane::Normal, shared, &mut core, now);
+    }
     relay_rooms(&mut core, now, shared);
-    go_on(&mut core, now, &shared.door_waits);
+    if !core.is_behind {
+        go_on(&mut core, now, &shared.door_waits);
+    }
     now.mono = clock::mono_us();
     if now.mono >= core.hub.next_tick() {
         let Core { hub, fx, .. } = &mut *core;
@@ -289,8 +345,9 @@ fn turn(shared: &Shared) -> Turn {
     let Core { hub, fx, .. } = &mut *core;
     hub.begin_batch(now, fx);
     core.apply(now);
-    core.flush();
-    if core.hub.has_work() || !shared.lanes().is_empty() {
+    core.flush(WRITES_PER_TURN_MAX);
+    let some_wait_to_read = shared.turnstile.turn();
+    if some_wait_to_read || core.is_behind || core.hub.has_work() || !shared.lanes().is_empty() {
         return Turn::Again;
     }
     Turn::Idle { until: core.hub.next_tick() }
@@ -325,6 +382,9 @@ fn act_on(lane: Lane, shared: &Shared, core: &mut Core, now: Now) {
             shared.clock.committed(core.committing);
         }
         deliveries += core.handle(now, input);
+        if lane == Lane::Door {
+            core.flush_doors();
+        }
         let makes_way = lane == Lane::Normal && shared.door_waits.load(Ordering::Acquire);
         if makes_way || deliveries >= DELIVERIES_PER_TURN_MAX {
             break;
@@ -406,7 +466,9 @@ impl Core {
             hub,
             fx: Effects::default(),
             outlets: Outlets::default(),
-            touched: Vec::new(),
+            touched: VecDeque::new(),
+            is_behind: false,
+            doors: Vec::new(),
             congested: Vec::new(),
             touched_rooms: Vec::new(),
             full: Vec::new(),
@@ -558,7 +620,7 @@ impl Core {
                     }
                 };
                 if untouched {
-                    self.touched.push(Arc::clone(outbox));
+                    self.touched.push_back(Arc::clone(outbox));
                 }
             }
         }
@@ -573,7 +635,7 @@ impl Core {
             _ => outbox.offer(&mut self.spare, frame),
         };
         match offered {
-            Ok(true) => self.touched.push(Arc::clone(outbox)),
+            Ok(true) => self.touched.push_back(Arc::clone(outbox)),
             Ok(false) => {}
             Err(_) => outbox.count_dropped(),
         }
@@ -590,7 +652,7 @@ impl Core {
                 Units::Packets => outbox.offer(&mut self.spare, |out| packets::event(events::PUSH, frame, out)),
             };
             match offered {
-                Ok(true) => self.touched.push(Arc::clone(outbox)),
+                Ok(true) => self.touched.push_back(Arc::clone(outbox)),
                 Ok(false) => {}
                 Err(_) if live_only => outbox.count_dropped(),
                 Err(refused) => {
@@ -623,7 +685,7 @@ impl Core {
                 Units::Packets => websocket::frame(Opcode::Text, &mut unit, |out| packets::event(events::DOOR, text, out)),
             }
             if outbox.add_door(unit, opened_at) {
-                self.touched.push(outbox);
+                self.doors.push(outbox);
             }
         }
     }
@@ -659,7 +721,7 @@ impl Core {
                     outbox.add(&mut self.spare, packets::disconnect);
                 }
                 if outbox.close() {
-                    self.touched.push(outbox);
+                    self.touched.push_back(outbox);
                 }
             }
             Some(Outlet::Answer(answer)) => {
@@ -683,9 +745,9 @@ impl Core {
         }
     }
 
-    /// Writes every touched outbox once.
-    fn flush(&mut self) {
-        for outbox in self.touched.drain(..) {
+    /// Writes the door frames, wherever what else was touched stands. What waits for those links is behind them, and written too.
+    fn flush_doors(&mut self) {
+        for outbox in self.doors.drain(..) {
             outbox.flush(&mut self.spare);
         }
         for outbox in self.touched_rooms.drain(..) {
@@ -693,9 +755,22 @@ impl Core {
         }
     }
 
+    /// Writes every touched outbox once, but no more than `most`: the others go first the next time.
+    fn flush(&mut self, most: usize) {
+        self.flush_doors();
+        let written = self.touched.len().min(most);
+        for outbox in self.touched.drain(..written) {
+            outbox.flush_touched(&mut self.spare);
+        }
+        self.is_behind = !self.touched.is_empty();
+        if !self.is_behind {
+            self.touched.shrink_to(TOUCHED_KEPT);
+        }
+    }
+
     /// Cuts every link, and answers every request that has no answer: the process is ending.
     pub(super) fn cut_all(&mut self) {
-        self.flush();
+        self.flush(usize::MAX);
         for (_, outlet) in self.outlets.0.iter().flatten() {
             match outlet {
                 Outlet::Outbox(outbox) => outbox.go_away(),

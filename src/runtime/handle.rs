@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -28,6 +29,7 @@ use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
 use crate::runtime::room_outbox::{Pace, RoomOutbox};
 use crate::runtime::socket::Socket;
+use crate::runtime::turnstile::Ticket;
 use crate::store::StoreHandle;
 use crate::store::door_log::{DoorLine, DoorLogQuery};
 use crate::token::Claims;
@@ -507,6 +509,13 @@ impl Drop for Gone<'_> {
 }
 
 impl TcpLink {
+    /// Whether it may read what has come, by [`Turnstile::may_read`]. Doors need not ask.
+    ///
+    /// [`Turnstile::may_read`]: crate::runtime::turnstile::Turnstile::may_read
+    pub fn may_read(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
+        self.shared.may_read(ticket, waker)
+    }
+
     /// Waits until the link may hand over a batch; each `true` of it is one batch's right.
     pub async fn ready(&self) {
         self.outbox.ready().await;
@@ -588,6 +597,13 @@ impl SocketIoLink {
     pub fn refuse(&self, refusal: Refusal) {
         let (link, reply) = (self.id, Reply::Error { refusal, num: None });
         self.shared.act(|_, _, fx| fx.list.push(Effect::Reply { link, reply }));
+    }
+
+    /// Whether it may read what has come, by [`Turnstile::may_read`]. Doors need not ask.
+    ///
+    /// [`Turnstile::may_read`]: crate::runtime::turnstile::Turnstile::may_read
+    pub fn may_read(&self, ticket: &mut Option<Ticket>, waker: &Waker) -> bool {
+        self.shared.may_read(ticket, waker)
     }
 
     /// Waits until the session may hand over a batch; each is one batch's right.

@@ -19,3 +19,4 @@ mod room_outbox;
 mod shared_frame;
 pub mod shutdown;
 pub mod socket;
+pub mod turnstile;

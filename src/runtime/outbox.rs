@@ -395,7 +395,7 @@ impl Outbox {
         waiting == 0 || (waiting <= self.bounds.per_link() / 2 && !self.bounds.is_exceeded())
     }
 
-    /// Adds a door frame, ahead of all lines that are not being written. True: untouched so far.
+    /// Adds a door frame, ahead of all lines that are not being written. True: there was room, and it is to be written.
     pub(super) fn add_door(&self, line: Vec<u8>, opened_at: Option<u64>) -> bool {
         let mut state = self.state();
         if opened_at.is_some() && !state.is_door {
@@ -408,7 +408,7 @@ impl Outbox {
         }
         let stale_at = opened_at.map(|at| at + OPENING_AGE_MAX.as_micros() as u64);
         state.doors_mut().queue.push_back(DoorLine { line, stale_at });
-        !std::mem::replace(&mut state.touched, true)
+        true
     }
 
     /// Ends the link after what is queued. True: untouched so far.
@@ -454,7 +454,18 @@ impl Outbox {
 
     /// Writes what was added; where the socket does not take all, a writer task goes on.
     pub(super) fn flush(self: &Arc<Self>, spare: &mut Vec<Vec<u8>>) {
-        let mut state = self.state();
+        self.write_out(self.state(), spare);
+    }
+
+    /// The same, unless nothing but door frames was added since the last write.
+    pub(super) fn flush_touched(self: &Arc<Self>, spare: &mut Vec<Vec<u8>>) {
+        let state = self.state();
+        if state.touched {
+            self.write_out(state, spare);
+        }
+    }
+
+    fn write_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, spare: &mut Vec<Vec<u8>>) {
         state.touched = false;
         let Some(stream) = self.stream.get() else {
             state.account(&self.bounds);
@@ -941,6 +952,24 @@ mod tests {
         age(&outbox);
         assert!(!outbox.has_units());
         assert_eq!(poll(&outbox, 9).0, [""; 0]);
+    }
+
+    #[test]
+    fn what_went_with_a_door_frame_is_not_written_again() {
+        let bounds = bounds();
+        let outbox = packets(&bounds);
+        let (server, mut client) = socket();
+        outbox.attach(server);
+        add(&outbox, "one");
+        add_door(&outbox, "open", clock::mono_us());
+        outbox.flush(&mut Vec::new());
+        assert!(!outbox.state().touched && outbox.state().waiting() == 0);
+        add_door(&outbox, "open too", clock::mono_us());
+        outbox.flush_touched(&mut Vec::new());
+        assert_eq!(outbox.state().door_frames().count(), 1, "it is for whoever added it to write it");
+        outbox.close();
+        outbox.flush_touched(&mut Vec::new());
+        assert_eq!(received(&mut client), [&b"open"[..], b"one", b"open too", &1000_u16.to_be_bytes()]);
     }
 
     #[test]

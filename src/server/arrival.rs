@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use async_io::Async;
 
@@ -57,9 +57,26 @@ impl Arrival {
 
     /// Reads what there is into `buffer`. Returns when it came at the earliest, monotonic, µs, and how many bytes; 0: no more come.
     pub fn poll_read(&mut self, stream: &Async<TcpStream>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(u64, usize)>> {
+        self.poll_read_in_turn(stream, |_| true, cx, buffer)
+    }
+
+    /// The same, once `may_read` says so: asked when there seems to be something to read, and again each time it has woken the waker.
+    /// What waits for that is as old as it was when it was found.
+    pub fn poll_read_in_turn(
+        &mut self,
+        stream: &Async<TcpStream>,
+        mut may_read: impl FnMut(&Waker) -> bool,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(u64, usize)>> {
         let mut is_empty = self.begin_to_wait();
         loop {
             if is_empty && stream.poll_readable(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            if !may_read(cx.waker()) {
+                // That it is readable is said once only: from now on it is tried without asking.
+                self.date(&Poll::Ready(()), |()| false);
                 return Poll::Pending;
             }
             let attempt = match stream.get_ref().read(buffer) {
@@ -89,6 +106,7 @@ impl Arrival {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::time::Duration;
 
     use super::*;
@@ -109,6 +127,40 @@ mod tests {
         arrival.date(&NOTHING, |all| *all);
         let before = later();
         assert!(arrival.date(&ALL, |all| *all) >= before);
+    }
+
+    #[test]
+    fn what_waited_for_its_turn_came_before_that() {
+        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = Async::new(listener.accept().unwrap().0).unwrap();
+        let mut arrival = Arrival::since(clock::mono_us());
+        let mut buffer = [0; 8];
+        let mut read = |may_read: bool| {
+            async_std::task::block_on(std::future::poll_fn(|cx| {
+                let mut asked = false;
+                let may = |_: &Waker| {
+                    asked = true;
+                    may_read
+                };
+                let read = arrival.poll_read_in_turn(&server, may, cx, &mut buffer);
+                match read {
+                    Poll::Ready(read) => Poll::Ready(Some(read.unwrap())),
+                    Poll::Pending if asked && !may_read => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                }
+            }))
+        };
+        client.write_all(b"12").unwrap();
+        assert_eq!(read(true).map(|(_, bytes)| bytes), Some(2));
+        client.write_all(b"345").unwrap();
+        assert_eq!(read(false), None);
+        let asked = clock::mono_us();
+        later();
+        assert_eq!(read(false), None);
+        let (came, bytes) = read(true).unwrap();
+        assert!(came <= asked, "{came} {asked}");
+        assert_eq!(bytes, 3);
     }
 
     #[test]

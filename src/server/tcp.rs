@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use memchr::memchr_iter;
 
@@ -17,6 +17,7 @@ use crate::protocol::frame::{Body, Request};
 use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::handle::{Handle, TcpLink};
+use crate::runtime::turnstile::Ticket;
 use crate::server::arrival::Arrival;
 use crate::server::gate::Gate;
 use crate::server::listener::{Accepted, Permit};
@@ -77,6 +78,8 @@ impl TcpServer {
                 arrival,
                 came_at: 0,
                 told_at: 0,
+                ticket: None,
+                is_door: false,
                 begun: false,
                 admitted: false,
             },
@@ -121,7 +124,9 @@ impl Connection {
             return Poll::Ready(Read::Batch(self.reader.take_kept(kept)));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let read = match ready!(self.reader.arrival.poll_read(self.link.stream(), context, scratch)) {
+            let (link, Reader { arrival, ticket, is_door, .. }) = (&self.link, &mut self.reader);
+            let may_read = |waker: &Waker| *is_door || link.may_read(ticket, waker);
+            let read = match ready!(arrival.poll_read_in_turn(link.stream(), may_read, context, scratch)) {
                 Ok((_, 0)) => return Poll::Ready(Read::Finished),
                 Err(_) => return Poll::Ready(Read::Broken),
                 Ok((came_at, read)) => {
@@ -164,6 +169,7 @@ impl Connection {
     /// Gives the hub a batch when it is ready for one. False: the link is over.
     async fn hand_over(&mut self, batch: Batch) -> bool {
         let Batch { mut frames, at, overlong } = batch;
+        self.reader.is_door |= frames.iter().any(|frame| frame.body.is_door_frame());
         let last = !self.admit(&mut frames) || overlong;
         self.link.ready().await;
         self.link.submit(frames, at);
@@ -240,10 +246,14 @@ struct Reader {
     /// Bytes read beyond the last batch.
     kept: Option<Box<Kept>>,
     arrival: Arrival,
+    /// Something has come, and the turn to read it has not.
+    ticket: Option<Ticket>,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
     /// When the hub was last told of bytes that are no frame: monotonic, µs.
     told_at: u64,
+    /// A door frame has come: it is read as soon as something comes.
+    is_door: bool,
     /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.

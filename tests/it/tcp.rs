@@ -29,6 +29,22 @@ fn publish_numbers(address: SocketAddr, alias: &str, count: u64) -> Vec<String> 
 }
 
 #[test]
+fn of_many_links_that_send_at_the_same_moment_each_is_answered() {
+    let (_folder, porter) = start();
+    let mut clients: Vec<Client> = (0..400).map(|_| Client::connect(porter.tcp)).collect();
+    for round in 0..3 {
+        for client in &mut clients {
+            client.send(r#"{"t":7}"#);
+        }
+        // Some are gone before it is their turn.
+        clients.truncate(400 - 50 * (round + 1));
+        for client in &mut clients {
+            client.expect(r#"{"t":-7,"One2OneSize":0,"One2ManySize":0,"Many2ManySize":0,"channelSize":0}"#);
+        }
+    }
+}
+
+#[test]
 fn every_frame_is_answered_with_exactly_its_bytes() {
     let (_folder, porter) = start();
     let mut client = Client::connect(porter.tcp);

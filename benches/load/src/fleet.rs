@@ -20,8 +20,6 @@ const EVENTS_MAX: usize = 1_024;
 const EVENTS_PROMPT_MAX: usize = 16;
 /// Openings that the door has not heard of yet: if there are more, the next one is late.
 const OPENINGS_OUT_MAX: usize = 64;
-/// Of messages in [`Aim::Busy`], one in so many goes to all subscribers.
-pub const TOPIC_EVERY: u64 = 2_000;
 pub const AWAY: u64 = 1_000;
 /// Waits that there is room for from the beginning.
 const WAITS_RESERVED_MAX: u64 = 4 << 20;
@@ -65,7 +63,8 @@ pub enum Aim {
     Pairs,
     /// Pictures to so many viewers: one is answered when all of them have seen it.
     Viewers(u32),
-    /// Every [`TOPIC_EVERY`]th message to all subscribers, the others to [`AWAY`] receivers that are away, numbered from there.
+    /// A message to all subscribers as soon as they have acknowledged the last one, the others to [`AWAY`] receivers that are away,
+    /// numbered from there.
     Busy { away_from: u32 },
 }
 
@@ -76,7 +75,7 @@ pub struct Plan {
     pub operations: u64,
     /// Requests that each publisher has without an answer.
     pub outstanding: u32,
-    /// Deliveries that must have come at the end.
+    /// Deliveries that must have come at the end; in [`Aim::Busy`]: of each message to all subscribers.
     pub deliveries: u64,
 }
 
@@ -93,6 +92,8 @@ pub struct Tally {
     pub answered: u64,
     pub delivered: u64,
     pub sent: u64,
+    /// Of those, in [`Aim::Busy`]: to all subscribers.
+    pub to_topic: u64,
     /// From request to answer, ns.
     pub waits: Vec<u32>,
     /// From sending to being seen, by each who was to see it, ns.
@@ -227,8 +228,8 @@ impl Fleet {
             self.turn(beside)?;
         }
         let Some(plan) = beside else { return Ok(()) };
-        let sent = self.tally.sent;
-        self.finish(&Plan { operations: sent, deliveries: sent.div_ceil(TOPIC_EVERY) * plan.deliveries, ..*plan })
+        let Tally { sent, to_topic, .. } = self.tally;
+        self.finish(&Plan { operations: sent, deliveries: to_topic * plan.deliveries, ..*plan })
     }
 
     fn find(&self, who: Who) -> Option<usize> {
@@ -388,7 +389,10 @@ impl Tally {
             return;
         }
         let request = match plan.aim {
-            Aim::Busy { .. } if self.sent.is_multiple_of(TOPIC_EVERY) => Request::ToTopic,
+            Aim::Busy { .. } if self.delivered == self.to_topic * plan.deliveries => {
+                self.to_topic += 1;
+                Request::ToTopic
+            }
             Aim::Each(receivers) => Request::ToOne((self.sent % u64::from(receivers.max(1))) as u32),
             Aim::Busy { away_from } => Request::ToOne(away_from + (self.sent % AWAY) as u32),
             Aim::Topic => Request::ToTopic,

@@ -60,8 +60,8 @@ pub enum Work {
     Pictures { outstanding: u32, viewers: u32, stalled: u32 },
     /// Messages between two in a room, who say them again; one at a time in each room. Its unit is a round trip.
     Echo { rooms: u32 },
-    /// Openings, each 2 ms after the one before, from link to door. If there are subscribers, they get messages without a pause
-    /// meanwhile, and so many others are stored that the log is written back into the database.
+    /// Openings, each 2 ms after the one before, from link to door. If there are subscribers, they get one message
+    /// after the other meanwhile, and so many others are stored that the log is written back into the database.
     Openings { subscribers: u32 },
     /// Pushes over HTTP to one receiver that is there.
     Push { clients: u32 },

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::driver::Who;
-use crate::fleet::{Aim, Bad, Fleet, Openings, Outcome, Plan, TOPIC_EVERY};
+use crate::fleet::{Aim, Bad, Fleet, Openings, Outcome, Plan};
 use crate::jobs::{Figure, Job, Work};
 use crate::machine::{self, Disturbance, Usage, Watch};
 use crate::server::{By, Kind, Places, Server};
@@ -248,7 +248,7 @@ impl Run<'_> {
         let watch = Stopwatch::begin(&self.server)?;
         fleet.run_openings(openings, (subscribers > 0).then_some(&plan))?;
         let measured = watch.end(&mut fleet, self.operations, self.operations)?;
-        let messages = fleet.tally.sent.div_ceil(TOPIC_EVERY);
+        let messages = fleet.tally.to_topic;
         fleet.check_each(|who| if who == Who::Door { self.operations } else { messages })?;
         Ok(measured)
     }

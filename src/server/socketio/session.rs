@@ -116,6 +116,11 @@ impl Batch {
         self.frames.len() >= BATCH_FRAMES_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 
+    /// Whether there is a door frame among it.
+    pub(super) fn has_door_frame(&self) -> bool {
+        self.frames.iter().any(|frame| frame.body.is_door_frame())
+    }
+
     /// Whether there is something to hand over.
     pub(super) fn is_something(&self) -> bool {
         !self.frames.is_empty() || self.leaves

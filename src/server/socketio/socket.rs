@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::limits::SOCKETIO_BODY_BYTES_MAX;
 use crate::protocol::engineio::connection::{Input, RequestId};
 use crate::protocol::engineio::packet::Packet;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::websocket::{Decoder, Item, Options};
+use crate::runtime::turnstile::Ticket;
 use crate::runtime::{self, clock};
 use crate::server::arrival::Arrival;
 use crate::server::http::Switched;
@@ -53,9 +54,13 @@ struct Socket {
     stream: runtime::socket::Socket,
     decoder: Decoder,
     arrival: Arrival,
+    /// Something has come, and the turn to read it has not.
+    ticket: Option<Ticket>,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
     frame_max: usize,
+    /// A door frame has come: it is read as soon as something comes.
+    is_door: bool,
     _permit: Permit,
 }
 
@@ -68,7 +73,18 @@ impl Socket {
             decoder.lend(rest, filled);
         }
         let came_at = clock::mono_us();
-        Socket { session, id, stream, decoder, arrival: Arrival::since(came_at), came_at, frame_max, _permit: permit }
+        Socket {
+            session,
+            id,
+            stream,
+            decoder,
+            arrival: Arrival::since(came_at),
+            came_at,
+            frame_max,
+            ticket: None,
+            is_door: false,
+            _permit: permit,
+        }
     }
 
     /// Serves it until it ends, by a task of its own. All that is kept while it is idle is in the socket: an `async fn` would keep its
@@ -80,6 +96,7 @@ impl Socket {
     async fn run(&mut self) {
         loop {
             let (mut batch, is_over) = poll_fn(|context| self.poll_batch(context)).await;
+            self.is_door |= batch.has_door_frame();
             if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
                 break;
             }
@@ -106,7 +123,9 @@ impl Socket {
     /// Reads what has come, and decodes it while it is in the scratch. False: nothing more can come.
     fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let read = match ready!(self.arrival.poll_read(&self.stream, context, scratch)) {
+            let (link, ticket, is_door) = (self.session.link(), &mut self.ticket, self.is_door);
+            let may_read = |waker: &Waker| is_door || link.may_read(ticket, waker);
+            let read = match ready!(self.arrival.poll_read_in_turn(&self.stream, may_read, context, scratch)) {
                 Ok((_, 0)) | Err(_) => return Poll::Ready(false),
                 Ok((came_at, read)) => {
                     self.came_at = came_at;
