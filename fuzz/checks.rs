@@ -11,7 +11,7 @@ use porter::protocol::events::Event;
 use porter::protocol::http::Decoder as Http;
 use porter::protocol::line::{Lines, Overlong};
 use porter::protocol::socketio::{self, Decoder};
-use porter::protocol::websocket::{self, Broken, Item, Payload};
+use porter::protocol::websocket::{self, Broken, Item};
 
 /// What must hold of some bytes: it panics where it does not.
 pub type Check = fn(&[u8]);
@@ -196,16 +196,6 @@ fn lines<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Vec<u8>, Over
     seen
 }
 
-/// An item that outlives the bytes that it was read from.
-fn owned(item: Item<'_>) -> Item<'static> {
-    match item {
-        Item::Text(text) => Item::Text(Payload::Own((*text).into())),
-        Item::Binary(bytes) => Item::Binary(Payload::Own(bytes.into())),
-        Item::Pong => Item::Pong,
-        Item::Close(code) => Item::Close(code),
-    }
-}
-
 /// What a WebSocket decoder makes of `chunks`, up to the close.
 fn messages<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Item<'static>>, Option<Broken>) {
     const OPTIONS: websocket::Options = websocket::Options { message_max: 300, buffer: 64 };
@@ -215,7 +205,7 @@ fn messages<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<Item<'static>>, 
     for chunk in chunks {
         decoder.lend(chunk.to_vec(), chunk.len());
         loop {
-            let item = decoder.next_item().map(|item| item.map(owned));
+            let item = decoder.next_item().map(|item| item.map(Item::into_owned));
             // Answers are no longer than what they answer, of which only the last byte may be in this chunk.
             assert!(decoder.take_control().len() <= chunk.len() + CONTROL_FRAME_BYTES_MAX);
             match item {

@@ -468,9 +468,3 @@ impl Mids {
         self.asked = false;
     }
 }
-
-/// Whether a batch goes to the door lane: it holds an 8, -8, 9 or 10 (Design §6).
-#[must_use]
-pub fn takes_door_lane(frames: &[Request]) -> bool {
-    frames.iter().any(|request| request.body.is_door_frame())
-}

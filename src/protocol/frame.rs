@@ -132,6 +132,12 @@ impl Body {
     }
 }
 
+/// Whether there is an 8, -8, 9 or 10 among frames that came together: they go to the door lane (Design §6).
+#[must_use]
+pub fn has_door_frame(frames: &[Request]) -> bool {
+    frames.iter().any(|frame| frame.body.is_door_frame())
+}
+
 /// The three frames that bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BindKind {

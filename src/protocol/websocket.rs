@@ -67,6 +67,19 @@ pub enum Item<'a> {
     Close(Option<u16>),
 }
 
+impl Item<'_> {
+    /// The same with a payload in a buffer of its own, which outlives the bytes that it was read from.
+    #[must_use]
+    pub fn into_owned(self) -> Item<'static> {
+        match self {
+            Item::Text(text) => Item::Text(Payload::Own((*text).into())),
+            Item::Binary(bytes) => Item::Binary(Payload::Own(bytes.into())),
+            Item::Pong => Item::Pong,
+            Item::Close(code) => Item::Close(code),
+        }
+    }
+}
+
 /// What a message says. Two are equal if they say the same.
 #[derive(Debug)]
 pub enum Payload<'a, T: ?Sized, O> {
@@ -407,16 +420,6 @@ mod tests {
         bytes
     }
 
-    /// An item with its payload in a buffer of its own.
-    fn owned(item: Item<'_>) -> Item<'static> {
-        match item {
-            Item::Text(text) => Item::Text(Payload::Own((*text).into())),
-            Item::Binary(bytes) => Item::Binary(Payload::Own(bytes.into())),
-            Item::Pong => Item::Pong,
-            Item::Close(code) => Item::Close(code),
-        }
-    }
-
     /// Everything that a connection says, the bytes read in pieces of that size.
     fn read(bytes: &[u8], piece: usize) -> (Vec<Item<'static>>, Option<Broken>, Vec<u8>) {
         let mut decoder = Decoder::new(OPTIONS);
@@ -424,7 +427,7 @@ mod tests {
         for piece in bytes.chunks(piece) {
             decoder.lend(piece.to_vec(), piece.len());
             loop {
-                let next = decoder.next_item().map(|next| next.map(owned));
+                let next = decoder.next_item().map(|next| next.map(Item::into_owned));
                 control.extend(decoder.take_control());
                 match next {
                     Ok(Some(item)) => items.push(item),

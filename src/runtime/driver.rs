@@ -20,10 +20,10 @@ use futures::task::AtomicWaker;
 use crate::hub::effects::{Closing, DoorTarget, Effect, Effects, Target};
 use crate::hub::links::Opening;
 use crate::hub::storage::Outcome;
-use crate::hub::{Hub, Input, Now, Options, takes_door_lane};
+use crate::hub::{Hub, Input, Now, Options};
 use crate::limits::{DELIVERIES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_FRAMES_PER_TURN_MAX};
 use crate::names::{LinkId, Mid};
-use crate::protocol::frame::{DoorFrame, DoorKind, Message, Reply};
+use crate::protocol::frame::{DoorFrame, DoorKind, Message, Reply, has_door_frame};
 use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::protocol::room::{RoomFrame, close_code};
 use crate::protocol::websocket::{self, Opcode};
@@ -201,7 +201,7 @@ impl Shared {
         if matches!(input, Input::Frames { .. } | Input::RoomFrames { .. }) && self.ending.load(Ordering::Relaxed) {
             return;
         }
-        let is_door = matches!(&input, Input::Frames { frames, .. } if takes_door_lane(frames));
+        let is_door = matches!(&input, Input::Frames { frames, .. } if has_door_frame(frames));
         let mut lanes = self.lanes();
         let mut at_once = false;
         if is_door {
@@ -412,7 +412,8 @@ fn next_input(shared: &Shared, lane: Lane) -> Option<Input> {
         Lane::Door => lanes.door.pop_front(),
         Lane::Normal => lanes.normal.pop_front(),
     };
-    if input.is_none() {
+    // Only where it is empty: a lane that fills just now would be copied for nothing.
+    if input.is_none() && lane == Lane::Normal {
         lanes.normal.shrink_to(NORMAL_LANE_KEPT);
     }
     shared.door_waits.store(!lanes.door.is_empty(), Ordering::Release);

@@ -104,10 +104,8 @@ impl Gate {
     /// # Errors
     /// As those of [`Gate::admit`].
     pub fn admit_request(&self, peer: IpAddr, head: &Head, token: Option<&str>, needs_token: bool, now_s: u64) -> Result<Visitor, Refusal> {
-        let forwarded_for: Vec<&str> =
-            head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
         let is_forwarded = OTHER_PROXY_HEADERS.iter().any(|name| head.header(name).is_some());
-        let (address, is_foreign) = self.origin(peer, &forwarded_for, is_forwarded);
+        let (address, is_foreign) = self.origin(peer, &forwarded_for(head), is_forwarded);
         let needed = needs_token || self.is_token_needed(address, is_foreign);
         match token {
             None if needed => Err(Refusal::new(Code::BadToken, "token")),
@@ -206,6 +204,12 @@ impl Gate {
         }
         (peer, false)
     }
+}
+
+/// The X-Forwarded-For headers of a request, in their order.
+#[must_use]
+pub fn forwarded_for(head: &Head) -> Vec<&str> {
+    head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect()
 }
 
 /// Whether devices at that address may come without a token by default (Protocol §11).

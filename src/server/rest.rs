@@ -19,7 +19,7 @@ use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::handle::Handle;
-use crate::server::gate::Gate;
+use crate::server::gate::{Gate, forwarded_for};
 use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
 use crate::server::listener::{Listener, Permits};
 use crate::server::rest::answers::{Answered, Asked, Desk};
@@ -100,10 +100,8 @@ impl Rest {
 
     /// Whose request it is.
     fn origin(&self, head: &Head, peer: IpAddr) -> IpAddr {
-        let forwarded_for: Vec<&str> =
-            head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for")).map(|(_, value)| value).collect();
         // Whether it came past an unknown proxy matters to ports that let some in without a token; here all need one.
-        self.gate.origin(peer, &forwarded_for, false).0
+        self.gate.origin(peer, &forwarded_for(head), false).0
     }
 
     /// What the token of a request says, where one is needed.

@@ -13,7 +13,7 @@ use memchr::memchr_iter;
 
 use crate::limits::{BATCH_BYTES_MAX, BATCH_DOOR_FRAMES_MAX, BATCH_FRAMES_MAX, HEARD_EVERY};
 use crate::protocol::decode;
-use crate::protocol::frame::{Body, Request};
+use crate::protocol::frame::{Body, Request, has_door_frame};
 use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
 use crate::runtime::handle::{Handle, TcpLink};
@@ -169,7 +169,7 @@ impl Connection {
     /// Gives the hub a batch when it is ready for one. False: the link is over.
     async fn hand_over(&mut self, batch: Batch) -> bool {
         let Batch { mut frames, at, overlong } = batch;
-        self.reader.is_door |= frames.iter().any(|frame| frame.body.is_door_frame());
+        self.reader.is_door |= has_door_frame(&frames);
         let last = !self.admit(&mut frames) || overlong;
         self.link.ready().await;
         self.link.submit(frames, at);

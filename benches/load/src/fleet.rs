@@ -20,6 +20,7 @@ const EVENTS_MAX: usize = 1_024;
 const EVENTS_PROMPT_MAX: usize = 16;
 /// Openings that the door has not heard of yet: if there are more, the next one is late.
 const OPENINGS_OUT_MAX: usize = 64;
+/// Receivers of [`Aim::Busy`] that are away, in turn.
 pub const AWAY: u64 = 1_000;
 /// Waits that there is room for from the beginning.
 const WAITS_RESERVED_MAX: u64 = 4 << 20;

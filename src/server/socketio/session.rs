@@ -20,7 +20,7 @@ use crate::protocol::engineio::packet::{self, Data, Kind, Packet};
 use crate::protocol::engineio::payload::{self, Body, Encoding, Format};
 use crate::protocol::engineio::request::{self, BadRequest, Query, Sid, Transport};
 use crate::protocol::events::Event;
-use crate::protocol::frame::Request;
+use crate::protocol::frame::{Request, has_door_frame};
 use crate::protocol::refusal::Refusal;
 use crate::protocol::{socketio, websocket};
 use crate::runtime::clock;
@@ -118,7 +118,7 @@ impl Batch {
 
     /// Whether there is a door frame among it.
     pub(super) fn has_door_frame(&self) -> bool {
-        self.frames.iter().any(|frame| frame.body.is_door_frame())
+        has_door_frame(&self.frames)
     }
 
     /// Whether there is something to hand over.
