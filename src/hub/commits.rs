@@ -64,10 +64,15 @@ impl Hub {
     /// Hands the store the next transaction, if it is idle and something waits. Called at the end of each turn.
     pub fn begin_batch(&mut self, now: crate::hub::Now, fx: &mut Effects) {
         self.now = now;
+        if self.gather.in_flight.is_some() {
+            return;
+        }
+        let has_row = |mid| self.waiting.contains(mid) || self.pending.contains(mid);
+        self.gather.queue_late(now.mono, has_row);
         let gather = &self.gather;
         let something = !gather.messages.is_empty() || gather.waiting_changes() > 0 || gather.proof_wanted;
         let due = if gather.is_storing() { something } else { self.now.mono >= gather.probe_at };
-        if gather.in_flight.is_some() || !due {
+        if !due {
             return;
         }
         let number = self.gather.next_number;

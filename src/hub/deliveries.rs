@@ -114,13 +114,14 @@ impl Hub {
         }
     }
 
-    /// The message has a row: the last ending deletes it, an earlier one is a row of its own.
+    /// The message has a row: the last ending deletes it, an earlier one is a row of its own unless the last one follows soon.
     fn end_row(&mut self, key: AliasKey, mid: Mid, left: u32) {
         if left == 0 {
             self.gather.queue(Change::DeleteMessage(mid));
         } else {
             let alias = self.aliases.id(key);
-            self.gather.queue(Change::EndDelivery { mid, alias });
+            let has_row = |mid| self.waiting.contains(mid) || self.pending.contains(mid);
+            self.gather.end_later(mid, alias, self.now.mono, has_row);
         }
     }
 

@@ -9,6 +9,16 @@ use crate::names::Mid;
 /// Changes that wait while the disk is slow; over it nothing is queued that a peer can be refused.
 const CHANGES_WAITING_MAX: usize = 1_000_000;
 
+/// For so long an ending waits for those of the same message's other deliveries: mostly they follow at once, and then one deletion is
+/// written in place of a row for each. A crash meanwhile repeats deliveries (Protocol §5), and loses none; µs.
+const ENDING_WAIT_US: u64 = 1_000_000;
+/// Of those, in one transaction: so that writing them never holds the processor for long.
+const LATE_PER_TRANSACTION: usize = 512;
+/// Looked at for one transaction: most need no row.
+const LATE_PASSED_MAX: usize = 4_096;
+/// What waits so; over it the oldest no longer do.
+const LATE_MAX: usize = 65_536;
+
 /// Whether the store can be written, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -41,12 +51,31 @@ pub(super) struct InFlight {
     pub since: u64,
 }
 
+/// A change that is queued later.
+#[derive(Debug)]
+struct Late {
+    change: Change,
+    /// Since when: monotonic, µs.
+    since: u64,
+}
+
+impl Late {
+    /// Whether it is still to be written: an ending only while its message has a row, by `has_row`.
+    fn is_needed(&self, has_row: impl Fn(Mid) -> bool) -> bool {
+        !matches!(self.change, Change::EndDelivery { mid, .. } if !has_row(mid))
+    }
+}
+
 /// What waits for the next transaction.
 #[derive(Debug)]
 pub(super) struct Gather {
     /// Messages, and since when (monotonic, µs). Those that have ended meanwhile are struck out when taken.
     pub messages: VecDeque<(Mid, u64)>,
     changes: VecDeque<Change>,
+    /// Endings, which perhaps need not be written, and behind them the aliases that were forgotten meanwhile.
+    late: VecDeque<Late>,
+    /// No ending waits any more: the process is about to end.
+    pub ends_at_once: bool,
     /// How many changes were ever queued, and how many of them are committed: what a 2 or 12 waits for.
     queued: u64,
     committed: u64,
@@ -68,6 +97,8 @@ impl Gather {
         Gather {
             messages: VecDeque::new(),
             changes: VecDeque::new(),
+            late: VecDeque::new(),
+            ends_at_once: false,
             queued: 0,
             committed: 0,
             in_flight: None,
@@ -91,7 +122,7 @@ impl Gather {
 
     /// Nothing waits and nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.messages.is_empty() && self.changes.is_empty() && self.in_flight.is_none()
+        self.messages.is_empty() && self.changes.is_empty() && self.late.is_empty() && self.in_flight.is_none()
     }
 
     pub(super) fn waiting_changes(&self) -> usize {
@@ -104,6 +135,41 @@ impl Gather {
         self.changes.push_back(change);
         self.queued += 1;
         self.queued
+    }
+
+    /// One of several deliveries of a message in the store has ended, now. That waits for others of its message; where too many wait the
+    /// oldest is queued, if it is still to be written, by `has_row`.
+    pub(super) fn end_later(&mut self, mid: Mid, alias: AliasId, now: u64, has_row: impl Fn(Mid) -> bool) {
+        self.late.push_back(Late { change: Change::EndDelivery { mid, alias }, since: now });
+        if self.late.len() > LATE_MAX
+            && let Some(oldest) = self.late.pop_front().filter(|oldest| oldest.is_needed(has_row))
+        {
+            self.queue(oldest.change);
+        }
+    }
+
+    /// An alias is forgotten now. Its endings are written first: without it nobody could tell whose they are.
+    pub(super) fn forget_alias(&mut self, alias: AliasId, now: u64) {
+        let change = Change::ForgetAlias(alias);
+        if self.late.is_empty() {
+            self.queue(change);
+        } else {
+            self.late.push_back(Late { change, since: now });
+        }
+    }
+
+    /// Queues what has waited long enough and is still to be written, by `has_row`: as much as a transaction takes.
+    pub(super) fn queue_late(&mut self, now: u64, has_row: impl Fn(Mid) -> bool) {
+        let ends_at_once = self.ends_at_once;
+        for _ in 0..LATE_PASSED_MAX {
+            if self.changes.len() >= LATE_PER_TRANSACTION {
+                break;
+            }
+            let Some(late) = self.late.pop_front_if(|late| ends_at_once || late.since + ENDING_WAIT_US <= now) else { break };
+            if late.is_needed(&has_row) {
+                self.queue(late.change);
+            }
+        }
     }
 
     /// The count of the change queued last.

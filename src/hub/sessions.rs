@@ -273,7 +273,7 @@ impl Hub {
             return;
         }
         if let Some(id) = self.aliases.forget(key).and_then(|entry| entry.id) {
-            self.gather.queue(Change::ForgetAlias(id));
+            self.gather.forget_alias(id, self.now.mono);
         }
     }
 

@@ -209,6 +209,11 @@ impl Hub {
         keys.into_iter().map(line).collect()
     }
 
+    /// The process is about to end: what could wait for the disk a while longer no longer does.
+    pub fn hurry(&mut self) {
+        self.gather.ends_at_once = true;
+    }
+
     /// Whether nothing waits for the disk: then the store can be closed without loss.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Deliveries that end: acknowledgement, expiry, cap, recall; what others are told of it (Protocol §5, §10).
 
+use std::time::Duration;
+
 use super::scene::*;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, Limits};
 use crate::names::Mid;
@@ -34,6 +36,52 @@ fn an_acknowledgement_of_many_and_one_that_binds() {
 }
 
 #[test]
+fn an_ending_is_written_unless_the_others_of_its_message_follow_soon() {
+    let mut scene = Scene::new();
+    let (a, b, publisher) = (scene.session("a"), scene.session("b"), scene.open());
+    scene.send(publisher, [to(&["a", "b", "off"]).frame(), to(&["a", "b"]).receipt().frame()]);
+    scene.settle();
+    assert_eq!(scene.send(a, [ack(&[1])]), ["ready 0"]);
+    assert_eq!(scene.ms(900), NONE);
+    assert_eq!(scene.send(b, [ack(&[1])]), ["ready 1"]);
+    assert_eq!(scene.ms(100), ["commit end 1 a1"]);
+    assert_eq!(scene.commit(), NONE);
+    assert!(!scene.hub.is_settled());
+    // Of the other message nobody is left: its row goes, and so does what waits to be said of it.
+    scene.send(a, [ack(&[2])]);
+    scene.commit();
+    assert_eq!(scene.send(b, [ack(&[2])]), ["ready 1", "commit delete 2; report 2 b acknowledged"]);
+    assert_eq!(scene.commit(), NONE);
+    assert_eq!(scene.ms(2_000), ["commit end 1 a2"]);
+    assert_eq!(scene.commit(), NONE);
+    assert!(scene.hub.is_settled());
+}
+
+#[test]
+fn no_ending_waits_while_the_process_ends() {
+    let mut scene = Scene::new();
+    let (a, publisher) = (scene.session("a"), scene.open());
+    scene.send(publisher, [to(&["a", "off"]).frame()]);
+    scene.settle();
+    scene.send(a, [ack(&[1])]);
+    let ((), effects) = scene.call(|hub, _, _| hub.hurry());
+    assert_eq!(effects, ["commit end 1 a1"]);
+}
+
+#[test]
+fn an_alias_is_forgotten_behind_its_endings() {
+    let mut scene = Scene::with(Limits { alias_life: Duration::ZERO, ..limits() });
+    let (publisher, link) = (scene.open(), scene.open());
+    scene.send(publisher, [to(&["a", "off"]).frame()]);
+    scene.settle();
+    scene.send(link, [ack_as("a", &[1])]);
+    scene.settle();
+    scene.gone(link);
+    assert_eq!(scene.ms(900), NONE);
+    assert_eq!(scene.ms(1_100), ["commit end 1 a1; forget a1"]);
+}
+
+#[test]
 fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
     let mut scene = Scene::new();
     let (publisher, a) = (scene.phone("p"), scene.session("a"));
@@ -42,7 +90,7 @@ fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
         ["push 1 to 1", "ready 0", "commit alias a1=a; report 1 a waiting; alias a2=b; report 1 b waiting; save 1 to a1 a2"]
     );
     assert_eq!(scene.send(a, [ack(&[1])]), ["0? 13 1 a", "ready 1"]);
-    assert_eq!(scene.commit(), ["0: -6 1 online=1 stored=1", "commit end 1 a1; report 1 a acknowledged"]);
+    assert_eq!(scene.commit(), ["0: -6 1 online=1 stored=1", "commit report 1 a acknowledged"]);
     scene.commit();
     let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
     assert_eq!((ended, effects.as_slice()), (Ok(1), &["commit delete 1; report 1 b recalled".to_owned()][..]));
@@ -71,7 +119,7 @@ fn time_to_live_ends_deliveries_in_slices_and_no_page_carries_them() {
     }
     scene.send(publisher, [to(&["a"]).frame()]);
     scene.settle();
-    scene.pass(std::time::Duration::from_secs(60));
+    scene.pass(Duration::from_secs(60));
     let link = scene.open();
     assert_eq!(scene.send(link, [heartbeat("a")])[2], format!("read {}", count + 1), "over, though not yet taken out");
     let effects = scene.tick();
@@ -132,7 +180,7 @@ fn recall_ends_what_is_not_acknowledged_and_tells_the_phones() {
     assert_eq!(lines, ["b", "c"]);
     let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
     assert_eq!(ended, Ok(2));
-    assert_eq!(effects, ["1? 15 1", "commit end 1 a2; delete 1"]);
+    assert_eq!(effects, ["1? 15 1", "commit delete 1"]);
     assert_eq!(scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx)).0, Err(Refusal::new(Code::NotFound, "mid")));
     assert_eq!(scene.hub.load().deliveries, 0);
 }
