@@ -61,6 +61,7 @@ enum Fault {
     Store(store::fault::Fault),
     Keyring(crate::runtime::keyring::Fault),
     Pictures(std::io::Error),
+    Doors(std::io::Error),
     Bind { what: &'static str, address: SocketAddr, source: std::io::Error },
     Signals(std::io::Error),
 }
@@ -74,6 +75,7 @@ impl fmt::Display for Fault {
             Fault::Bind { what, address, source } => {
                 write!(f, "can't listen on {address}: {source}; stop what uses that port, or set another {what}")
             }
+            Fault::Doors(source) => write!(f, "can't watch the sockets of doors: {source}; raise the limit of open files (ulimit -n)"),
             Fault::Signals(source) => write!(f, "can't listen for signals: {source}"),
         }
     }
@@ -205,7 +207,7 @@ fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
     let store = start_store(store, &inbox)?;
     let pictures = Arc::new(DoorPictures::open(&config.data_dir, reload::picture_bounds(config)).map_err(Fault::Pictures)?);
     let clock = Clock::new(stamp, newest_wall);
-    let handle = Handle::start(hub, &config.limits, config.language, clock, store, pictures, &inbox);
+    let handle = Handle::start(hub, &config.limits, config.language, clock, store, pictures, &inbox).map_err(Fault::Doors)?;
     Ok(Started { handle, keyring, disk, findings })
 }
 

@@ -3,8 +3,8 @@
 //! A turn: act on the inputs that have gathered, write each touched outbox once, hand the store its next transaction. Between
 //! turns every task that is ready runs, so that what many links read at the same time is one turn's work (Design §1a).
 //!
-//! No door opens late. A batch with door frames is acted on where it was read, and what it has for doors is written there and then. And
-//! whatever else there is comes in short pieces: so many writes in a turn, so many reads until the next ([`Turnstile`]).
+//! No door opens late. Links that open doors have a queue of their own ([`DoorTasks`]), and a turn comes in pieces between which their
+//! tasks run. A batch with door frames is acted on where it was read, and what it has for doors is written there and then.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -30,6 +30,7 @@ use crate::protocol::websocket::{self, Opcode};
 use crate::protocol::{encode, events};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
+use crate::runtime::door_tasks::DoorTasks;
 use crate::runtime::outbox::{Bounds, Outbox, Units};
 use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
@@ -41,12 +42,15 @@ use crate::store::{NotAsked, StoreHandle};
 
 /// Inputs of the normal lane acted on before a turn ends.
 const INPUTS_PER_TURN_MAX: usize = 256;
-/// Outboxes written in one turn: a third of a millisecond, so that a door does not wait for longer.
+/// Outboxes written in one turn: a third of a millisecond, so that whoever is read between turns does not wait for longer.
 const WRITES_PER_TURN_MAX: usize = 128;
-/// Batches with door frames that are acted on where they were read, until the next turn: a flood of them must leave turns to others.
-const DOORS_AT_ONCE_MAX: usize = 16;
-/// Inputs that the normal lane keeps room for while it is empty: what a storm made of it is given back.
-const NORMAL_LANE_KEPT: usize = 4 * INPUTS_PER_TURN_MAX;
+/// What a piece of a turn takes, µs, and outboxes written in one: for so long a door waits.
+const PIECE_TIME: u64 = 50;
+const WRITES_PER_PIECE_MAX: usize = 8;
+/// Of a turn's time, how much doors have before all others have as much, µs: a flood of door frames must leave turns to others.
+const DOORS_TIME_PER_TURN: u64 = 1_000;
+/// Inputs that a lane keeps room for while it is empty: what a storm made of it is given back.
+const LANE_KEPT: usize = 4 * INPUTS_PER_TURN_MAX;
 /// Places for touched outboxes that are kept while there are none.
 const TOUCHED_KEPT: usize = 2 * DELIVERIES_PER_TURN_MAX;
 /// Empty buffers kept for the next outboxes.
@@ -69,6 +73,8 @@ pub(super) struct Shared {
     pub bounds: Arc<Bounds>,
     /// Where the links that are no door's wait to read.
     pub turnstile: Turnstile,
+    /// The tasks of those that are.
+    pub door_tasks: Arc<DoorTasks>,
     /// The pictures of the door log: looked at without the hub.
     pub pictures: Arc<DoorPictures>,
 }
@@ -79,13 +85,19 @@ struct Lanes {
     normal: VecDeque<Input>,
     /// Frames of rooms, after all else: one batch a member at most.
     rooms: VecDeque<Input>,
-    /// Batches with door frames that were acted on outside a turn since the last.
-    doors_at_once: usize,
+    /// What is left of the time that doors have in a turn, µs.
+    door_time: u64,
     /// A front-end's direct call had effects: outboxes are to be written and timers looked at.
     acted: bool,
 }
 
 impl Lanes {
+    /// Takes from the time that doors have. False: none is left.
+    fn spend_on_doors(&mut self, time: u64) -> bool {
+        self.door_time = self.door_time.saturating_sub(time);
+        self.door_time > 0
+    }
+
     fn is_empty(&self) -> bool {
         self.door.is_empty() && self.normal.is_empty() && self.rooms.is_empty() && !self.acted
     }
@@ -100,8 +112,10 @@ pub(super) struct Core {
     touched: VecDeque<Arc<Outbox>>,
     /// The last turn did not come to the end of them: they go before what would touch more.
     is_behind: bool,
-    /// Those with door frames that are not written yet.
+    /// Those with door frames that are not written yet, or with answers to such.
     doors: Vec<Arc<Outbox>>,
+    /// What is acted on is a batch with door frames: its answers are written with what it has for doors.
+    acts_for_door: bool,
     congested: Vec<(LinkId, Mid)>,
     touched_rooms: Vec<Arc<RoomOutbox>>,
     /// Members of rooms whose outbox is full now.
@@ -173,7 +187,7 @@ impl Outlets {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>) -> Shared {
+    pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>, door_tasks: Arc<DoorTasks>) -> Shared {
         Shared {
             pictures: Arc::clone(&core.pictures),
             core: Mutex::new(core),
@@ -185,6 +199,7 @@ impl Shared {
             clock,
             bounds,
             turnstile: Turnstile::default(),
+            door_tasks,
         }
     }
 
@@ -207,8 +222,7 @@ impl Shared {
         if is_door {
             lanes.door.push_back(input);
             self.door_waits.store(true, Ordering::Release);
-            at_once = lanes.doors_at_once < DOORS_AT_ONCE_MAX;
-            lanes.doors_at_once += usize::from(at_once);
+            at_once = lanes.door_time > 0;
         } else if matches!(input, Input::RoomFrames { .. }) {
             lanes.rooms.push_back(input);
         } else {
@@ -224,7 +238,7 @@ impl Shared {
     /// Acts on the door lane without waiting for the turn that follows. If one is under way on another thread, it looks there itself.
     fn open_doors(&self) {
         let Ok(mut core) = self.core.try_lock() else { return };
-        unless_broken(|| act_on(Lane::Door, self, &mut core, self.clock.now()));
+        unless_broken(|| act_on_doors(self, &mut core, self.clock.now()));
         drop(core);
         // The turn writes what else it had for anybody, and looks at the timers.
         self.lanes().acted = true;
@@ -297,6 +311,14 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     }
 }
 
+/// Runs the tasks of doors until the process ends.
+pub(super) async fn run_doors(shared: Arc<Shared>) {
+    if let Err(error) = shared.door_tasks.run().await {
+        log::error!("doors_broken error=\"{error}\" action=exit code={EXIT_BROKEN}");
+        exit_broken();
+    }
+}
+
 /// Lets the hub act. A panic in it ends the process.
 fn unless_broken<T>(act: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
@@ -320,74 +342,109 @@ enum Turn {
 
 fn turn(shared: &Shared) -> Turn {
     shared.turns.fetch_add(1, Ordering::Relaxed);
-    let mut core = shared.core();
-    let mut now = shared.clock.now();
+    shared.door_tasks.begin_turn();
     // What was done meanwhile by direct calls is written by this turn.
     {
         let mut lanes = shared.lanes();
         lanes.acted = false;
-        lanes.doors_at_once = 0;
+        lanes.door_time = DOORS_TIME_PER_TURN;
     }
-    act_on(Lane::Door, shared, &mut core, now);
-    if !core.is_behind {
-        act_on(Lane::Normal, shared, &mut core, now);
-    }
-    relay_rooms(&mut core, now, shared);
-    if !core.is_behind {
-        go_on(&mut core, now, &shared.door_waits);
-    }
-    now.mono = clock::mono_us();
-    if now.mono >= core.hub.next_tick() {
-        let Core { hub, fx, .. } = &mut *core;
-        hub.tick(now, fx);
+    piece(shared, |core, now| act_on_doors(shared, core, now));
+    let mut left = Left { inputs: INPUTS_PER_TURN_MAX, deliveries: DELIVERIES_PER_TURN_MAX, time: DOORS_TIME_PER_TURN };
+    while piece(shared, |core, now| !core.is_behind && act_on_others(shared, core, now, &mut left)) {}
+    piece(shared, |core, now| relay_rooms(shared, core, now));
+    piece(shared, |core, now| {
+        if !core.is_behind {
+            go_on(core, now, &shared.door_waits);
+        }
+    });
+    piece(shared, |core, now| {
+        let Core { hub, fx, .. } = core;
+        if now.mono >= hub.next_tick() {
+            hub.tick(now, fx);
+        }
+        hub.begin_batch(now, fx);
         core.apply(now);
+    });
+    for _ in 0..WRITES_PER_TURN_MAX / WRITES_PER_PIECE_MAX {
+        if !piece(shared, |core, _| core.flush(WRITES_PER_PIECE_MAX)) {
+            break;
+        }
     }
-    let Core { hub, fx, .. } = &mut *core;
-    hub.begin_batch(now, fx);
-    core.apply(now);
-    core.flush(WRITES_PER_TURN_MAX);
     let some_wait_to_read = shared.turnstile.turn();
+    let core = shared.core();
     if some_wait_to_read || core.is_behind || core.hub.has_work() || !shared.lanes().is_empty() {
         return Turn::Again;
     }
     Turn::Idle { until: core.hub.next_tick() }
 }
 
+/// A piece of a turn: the hub is held for it, and let go for the tasks of doors to run.
+fn piece<T>(shared: &Shared, act: impl FnOnce(&mut Core, Now) -> T) -> T {
+    let done = act(&mut shared.core(), shared.clock.now());
+    shared.door_tasks.run_ready();
+    done
+}
+
 /// Acts on the frames of rooms that have gathered, within the bounds of a turn; a door waits for one batch at most.
-fn relay_rooms(core: &mut Core, now: Now, shared: &Shared) {
+fn relay_rooms(shared: &Shared, core: &mut Core, now: Now) {
     core.room_bytes = 0;
     let mut frames = 0;
-    while frames < ROOM_FRAMES_PER_TURN_MAX && core.room_bytes < ROOM_BYTES_PER_TURN_MAX && !shared.door_waits.load(Ordering::Acquire) {
-        let Some(input) = shared.lanes().rooms.pop_front() else { return };
+    while frames < ROOM_FRAMES_PER_TURN_MAX && core.room_bytes < ROOM_BYTES_PER_TURN_MAX {
+        let Some(input) = next_input(shared, |lanes| &mut lanes.rooms) else { return };
         if let Input::RoomFrames { frames: batch, .. } = &input {
             frames += batch.len().max(1);
         }
         core.handle(now, input);
+        if shared.door_waits.load(Ordering::Acquire) {
+            return;
+        }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Door,
-    Normal,
+/// Acts on the batches with door frames, in the time that this turn has for them; at least on one. What each has for doors, and its
+/// answers, are written at once.
+fn act_on_doors(shared: &Shared, core: &mut Core, now: Now) {
+    let mut begin = clock::mono_us();
+    while let Some(input) = next_input(shared, |lanes| &mut lanes.door) {
+        core.acts_for_door = true;
+        core.handle(now, input);
+        core.acts_for_door = false;
+        core.flush_doors();
+        let end = clock::mono_us();
+        if !shared.lanes().spend_on_doors(end - begin) {
+            return;
+        }
+        begin = end;
+    }
 }
 
-/// Acts on what has gathered in one lane, as much as a turn may. The normal lane makes way as soon as a door waits, but not before it
-/// has had one input: a flood of door frames must not keep all others waiting.
-fn act_on(lane: Lane, shared: &Shared, core: &mut Core, now: Now) {
-    let mut deliveries = 0;
-    for _ in 0..INPUTS_PER_TURN_MAX {
-        let Some(input) = next_input(shared, lane) else { break };
+/// What a turn may still do of all else.
+struct Left {
+    inputs: usize,
+    deliveries: usize,
+    /// µs, while a door waits.
+    time: u64,
+}
+
+/// Acts on what else has gathered, for about [`PIECE_TIME`]. True if there may be more for this turn: a door that waits ends it, but not
+/// before all others had as much time as doors have. A flood of door frames must not keep them waiting.
+fn act_on_others(shared: &Shared, core: &mut Core, now: Now, left: &mut Left) -> bool {
+    let begin = clock::mono_us();
+    loop {
+        let Some(input) = next_input(shared, |lanes| &mut lanes.normal) else { return false };
         if let Input::Stored { outcome: Outcome::Committed { .. }, .. } = input {
             shared.clock.committed(core.committing);
         }
-        deliveries += core.handle(now, input);
-        if lane == Lane::Door {
-            core.flush_doors();
+        left.inputs -= 1;
+        left.deliveries = left.deliveries.saturating_sub(core.handle(now, input));
+        if left.inputs == 0 || left.deliveries == 0 {
+            return false;
         }
-        let makes_way = lane == Lane::Normal && shared.door_waits.load(Ordering::Acquire);
-        if makes_way || deliveries >= DELIVERIES_PER_TURN_MAX {
-            break;
+        let spent = clock::mono_us() - begin;
+        if spent >= PIECE_TIME {
+            left.time = left.time.saturating_sub(spent);
+            return left.time > 0 || !shared.door_waits.load(Ordering::Acquire);
         }
     }
 }
@@ -406,15 +463,13 @@ fn go_on(core: &mut Core, now: Now, door_waits: &AtomicBool) {
     }
 }
 
-fn next_input(shared: &Shared, lane: Lane) -> Option<Input> {
+fn next_input(shared: &Shared, lane: impl Fn(&mut Lanes) -> &mut VecDeque<Input>) -> Option<Input> {
     let mut lanes = shared.lanes();
-    let input = match lane {
-        Lane::Door => lanes.door.pop_front(),
-        Lane::Normal => lanes.normal.pop_front(),
-    };
+    let lane = lane(&mut lanes);
+    let input = lane.pop_front();
     // Only where it is empty: a lane that fills just now would be copied for nothing.
-    if input.is_none() && lane == Lane::Normal {
-        lanes.normal.shrink_to(NORMAL_LANE_KEPT);
+    if input.is_none() {
+        lane.shrink_to(LANE_KEPT);
     }
     shared.door_waits.store(!lanes.door.is_empty(), Ordering::Release);
     input
@@ -470,6 +525,7 @@ impl Core {
             touched: VecDeque::new(),
             is_behind: false,
             doors: Vec::new(),
+            acts_for_door: false,
             congested: Vec::new(),
             touched_rooms: Vec::new(),
             full: Vec::new(),
@@ -620,7 +676,11 @@ impl Core {
                         untouched
                     }
                 };
-                if untouched {
+                if self.acts_for_door {
+                    if !self.doors.last().is_some_and(|last| Arc::ptr_eq(last, outbox)) {
+                        self.doors.push(Arc::clone(outbox));
+                    }
+                } else if untouched {
                     self.touched.push_back(Arc::clone(outbox));
                 }
             }
@@ -756,8 +816,8 @@ impl Core {
         }
     }
 
-    /// Writes every touched outbox once, but no more than `most`: the others go first the next time.
-    fn flush(&mut self, most: usize) {
+    /// Writes every touched outbox once, but no more than `most`: the others go first the next time. True if there are any.
+    fn flush(&mut self, most: usize) -> bool {
         self.flush_doors();
         let written = self.touched.len().min(most);
         for outbox in self.touched.drain(..written) {
@@ -767,6 +827,7 @@ impl Core {
         if !self.is_behind {
             self.touched.shrink_to(TOUCHED_KEPT);
         }
+        self.is_behind
     }
 
     /// Cuts every link, and answers every request that has no answer: the process is ending.

@@ -1,5 +1,6 @@
 //! All that a front-end can ask: open a link, hand over frames, wait for an answer, look at the counts.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ use crate::protocol::refusal::{Code, Language, Refusal};
 use crate::protocol::room::{RoomFrame, RoomKind, RoomPath};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
+use crate::runtime::door_tasks::DoorTasks;
 use crate::runtime::driver::{self, Core, Outlet, Shared, drive};
 use crate::runtime::outbox::{Bounds, Outbox};
 use crate::runtime::packets;
@@ -206,7 +208,9 @@ impl Default for Inbox {
 
 impl Handle {
     /// Starts the hub's task.
-    #[must_use]
+    ///
+    /// # Errors
+    /// No descriptor, no memory.
     pub fn start(
         hub: Hub,
         limits: &Limits,
@@ -215,7 +219,7 @@ impl Handle {
         store: StoreHandle,
         pictures: Arc<DoorPictures>,
         inbox: &Inbox,
-    ) -> Handle {
+    ) -> io::Result<Handle> {
         let (drained, took, reads) = (inbox.clone(), inbox.clone(), inbox.clone());
         let bounds = Arc::new(Bounds {
             per_link: AtomicUsize::new(limits.outbox),
@@ -229,10 +233,11 @@ impl Handle {
             reads: Box::new(move |link| reads.submit(Input::Heard(link))),
         });
         let core = Core::new(hub, language, store, pictures, Arc::clone(&bounds));
-        let shared = Arc::new(Shared::new(core, clock, bounds));
+        let shared = Arc::new(Shared::new(core, clock, bounds, Arc::new(DoorTasks::new()?)));
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
         async_std::task::spawn(drive(Arc::clone(&shared)));
-        Handle { shared }
+        async_std::task::spawn(driver::run_doors(Arc::clone(&shared)));
+        Ok(Handle { shared })
     }
 
     /// From now on the hub decides by `options`, the outboxes keep its bounds, and errors read in `language`.
@@ -467,6 +472,7 @@ impl Handle {
     /// Takes no more frames, waits until nothing waits for the disk, at most `within`; then cuts all links and closes the store.
     pub async fn finish(&self, within: Duration) {
         self.shared.ending.store(true, Ordering::Relaxed);
+        self.shared.act(|hub, _, _| hub.hurry());
         let deadline = clock::mono() + within;
         while !self.shared.core().hub.is_settled() && clock::mono() < deadline {
             self.settle().await;
@@ -509,6 +515,12 @@ impl Drop for Gone<'_> {
 }
 
 impl TcpLink {
+    /// Where the tasks of doors run.
+    #[must_use]
+    pub fn doors(&self) -> &Arc<DoorTasks> {
+        &self.shared.door_tasks
+    }
+
     /// Whether it may read what has come, by [`Turnstile::may_read`]. Doors need not ask.
     ///
     /// [`Turnstile::may_read`]: crate::runtime::turnstile::Turnstile::may_read
@@ -572,6 +584,12 @@ impl TcpLink {
 }
 
 impl SocketIoLink {
+    /// Where the tasks of doors run.
+    #[must_use]
+    pub fn doors(&self) -> &Arc<DoorTasks> {
+        &self.shared.door_tasks
+    }
+
     /// Lets the session in: the packet that says so is the first to go out. `alias`: what it binds at once; `extended`: it gets the
     /// frames marked (ext).
     ///
@@ -670,6 +688,12 @@ impl Drop for TcpLink {
 }
 
 impl RoomLink {
+    /// Where the tasks of doors run.
+    #[must_use]
+    pub fn doors(&self) -> &Arc<DoorTasks> {
+        &self.shared.door_tasks
+    }
+
     /// Waits until the member may hand over a batch, and takes that right. Also when the hub has ended it.
     pub async fn ready(&self) {
         self.outbox.credit.take().await;

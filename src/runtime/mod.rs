@@ -6,6 +6,8 @@ pub mod clock;
 mod credit;
 pub mod current;
 pub mod disk;
+pub mod door_tasks;
+pub mod door_watch;
 pub mod driver;
 pub mod handle;
 pub mod keyring;

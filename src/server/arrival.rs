@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use async_io::Async;
 
 use crate::runtime::clock;
+use crate::runtime::door_watch::DoorSocket;
 
 /// For so long a read that took all there was counts: after it nothing is tried again before waiting. What comes in between is dated
 /// too early by so much at most; µs.
@@ -32,8 +33,16 @@ enum Known {
     Nothing,
     /// All was taken then; nobody waits yet.
     Emptied,
-    /// Someone waits, and will be woken.
+    /// Someone waits.
     Waits,
+    /// The same, and whoever it was asked of will wake.
+    Asked,
+}
+
+impl Known {
+    fn is_waiting(self) -> bool {
+        matches!(self, Known::Waits | Known::Asked)
+    }
 }
 
 impl Arrival {
@@ -46,7 +55,7 @@ impl Arrival {
     /// Looks at an attempt to take something. Returns when it came at the earliest: monotonic, µs. `is_all`: nothing is left behind it.
     pub fn date<T>(&mut self, attempt: &Poll<T>, is_all: impl FnOnce(&T) -> bool) -> u64 {
         let now = clock::mono_us();
-        let came = if self.known == Known::Waits { now - u64::from(self.lag) } else { self.empty_at };
+        let came = if self.known.is_waiting() { now - u64::from(self.lag) } else { self.empty_at };
         *self = match attempt {
             Poll::Pending => Arrival { empty_at: now, lag: 0, known: Known::Waits },
             Poll::Ready(taken) if is_all(taken) => Arrival { empty_at: now, lag: 0, known: Known::Emptied },
@@ -65,13 +74,38 @@ impl Arrival {
     pub fn poll_read_in_turn(
         &mut self,
         stream: &Async<TcpStream>,
+        may_read: impl FnMut(&Waker) -> bool,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(u64, usize)>> {
+        self.poll_read_from(stream.get_ref(), |cx| stream.poll_readable(cx), may_read, cx, buffer)
+    }
+
+    /// The same for a door, which reads as soon as something comes.
+    pub fn poll_read_door(
+        &mut self,
+        stream: &Async<TcpStream>,
+        door: &DoorSocket,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<(u64, usize)>> {
+        self.poll_read_from(stream.get_ref(), |cx| door.poll_readable(cx), |_| true, cx, buffer)
+    }
+
+    fn poll_read_from(
+        &mut self,
+        mut stream: &TcpStream,
+        mut poll_readable: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
         mut may_read: impl FnMut(&Waker) -> bool,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<(u64, usize)>> {
         let mut is_empty = self.begin_to_wait();
         loop {
-            if is_empty && stream.poll_readable(cx)?.is_pending() {
+            // async-io drops what its own thread has seen while it saw us ask. Then it wakes and says nothing, over and over as long as no
+            // other thread looks at the sockets: whoever is woken tries all the same.
+            if is_empty && poll_readable(cx)?.is_pending() && self.known != Known::Asked {
+                self.known = Known::Asked;
                 return Poll::Pending;
             }
             if !may_read(cx.waker()) {
@@ -79,7 +113,7 @@ impl Arrival {
                 self.date(&Poll::Ready(()), |()| false);
                 return Poll::Pending;
             }
-            let attempt = match stream.get_ref().read(buffer) {
+            let attempt = match stream.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => Poll::Ready(read),
@@ -100,7 +134,7 @@ impl Arrival {
                 *self = Arrival { lag: since as u32, known: Known::Waits, ..*self };
             }
         }
-        self.known == Known::Waits
+        self.known.is_waiting()
     }
 }
 
@@ -161,6 +195,37 @@ mod tests {
         let (came, bytes) = read(true).unwrap();
         assert!(came <= asked, "{came} {asked}");
         assert_eq!(bytes, 3);
+    }
+
+    #[test]
+    fn whoever_is_woken_tries_whatever_the_reactor_says() {
+        let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut arrival = Arrival::since(clock::mono_us());
+        let mut buffer = [0; 8];
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut asked = 0;
+        let mut read = |arrival: &mut Arrival| {
+            let says_nothing = |_: &mut Context<'_>| {
+                asked += 1;
+                Poll::Pending
+            };
+            let read = arrival.poll_read_from(&server, says_nothing, |_| true, &mut cx, &mut buffer);
+            (asked, read.map(|read| read.unwrap().1))
+        };
+        assert_eq!(read(&mut arrival), (1, Poll::Pending), "there was nothing, so it was asked");
+        assert_eq!(read(&mut arrival), (3, Poll::Pending), "woken for nothing it asks, tries, and asks again");
+        client.write_all(b"12").unwrap();
+        let deadline = clock::mono_us() + 10_000_000;
+        let bytes = loop {
+            match read(&mut arrival) {
+                (_, Poll::Ready(bytes)) => break bytes,
+                _ => assert!(clock::mono_us() < deadline),
+            }
+        };
+        assert_eq!(bytes, 2);
     }
 
     #[test]

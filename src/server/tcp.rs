@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use memchr::memchr_iter;
 
@@ -16,6 +16,7 @@ use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request, has_door_frame};
 use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
+use crate::runtime::door_watch::DoorSocket;
 use crate::runtime::handle::{Handle, TcpLink};
 use crate::runtime::turnstile::Ticket;
 use crate::server::arrival::Arrival;
@@ -79,14 +80,21 @@ impl TcpServer {
                 came_at: 0,
                 told_at: 0,
                 ticket: None,
-                is_door: false,
+                door: None,
                 begun: false,
                 admitted: false,
             },
             server: Arc::clone(self),
             permit,
         };
-        async move { connection.run().await }
+        async move {
+            if connection.run().await {
+                let doors = Arc::clone(connection.link.doors());
+                doors.spawn(async move {
+                    connection.run().await;
+                });
+            }
+        }
     }
 }
 
@@ -99,24 +107,40 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(&mut self) {
+    /// Until it ends, or true: from now on it is a door's, and is to be run again as such.
+    async fn run(&mut self) -> bool {
         loop {
             match poll_fn(|context| self.poll_batch(context)).await {
                 Read::Batch(batch) => {
+                    let is_door = has_door_frame(&batch.frames);
                     if !self.hand_over(batch).await {
                         break;
                     }
+                    if is_door && self.reader.door.is_none() {
+                        // Where the system watches no more of them it is read as all others are.
+                        self.reader.door = self.link.doors().watch(self.link.stream()).ok().map(Box::new);
+                        if self.reader.door.is_some() {
+                            return true;
+                        }
+                    }
                 }
-                Read::Finished => return self.link.finish().await,
+                Read::Finished => {
+                    self.link.finish().await;
+                    return false;
+                }
                 Read::Closing => break,
-                Read::Broken => return,
+                Read::Broken => return false,
             }
         }
         drain(&self.link, &mut self.reader.arrival).await;
+        false
     }
 
     /// Reads until a batch of frames is there, or no more can come.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Read> {
+        if self.reader.door.is_none() {
+            self.link.doors().run_ready();
+        }
         if self.link.is_broken() {
             return Poll::Ready(Read::Broken);
         }
@@ -124,9 +148,12 @@ impl Connection {
             return Poll::Ready(Read::Batch(self.reader.take_kept(kept)));
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let (link, Reader { arrival, ticket, is_door, .. }) = (&self.link, &mut self.reader);
-            let may_read = |waker: &Waker| *is_door || link.may_read(ticket, waker);
-            let read = match ready!(arrival.poll_read_in_turn(link.stream(), may_read, context, scratch)) {
+            let (link, Reader { arrival, ticket, door, .. }) = (&self.link, &mut self.reader);
+            let attempt = match door {
+                Some(door) => arrival.poll_read_door(link.stream(), door, context, scratch),
+                None => arrival.poll_read_in_turn(link.stream(), |waker| link.may_read(ticket, waker), context, scratch),
+            };
+            let read = match ready!(attempt) {
                 Ok((_, 0)) => return Poll::Ready(Read::Finished),
                 Err(_) => return Poll::Ready(Read::Broken),
                 Ok((came_at, read)) => {
@@ -169,7 +196,6 @@ impl Connection {
     /// Gives the hub a batch when it is ready for one. False: the link is over.
     async fn hand_over(&mut self, batch: Batch) -> bool {
         let Batch { mut frames, at, overlong } = batch;
-        self.reader.is_door |= has_door_frame(&frames);
         let last = !self.admit(&mut frames) || overlong;
         self.link.ready().await;
         self.link.submit(frames, at);
@@ -253,7 +279,7 @@ struct Reader {
     /// When the hub was last told of bytes that are no frame: monotonic, µs.
     told_at: u64,
     /// A door frame has come: it is read as soon as something comes.
-    is_door: bool,
+    door: Option<Box<DoorSocket>>,
     /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.

@@ -112,6 +112,7 @@ impl Member {
 
     /// Reads until there is something to hand over.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Read> {
+        self.link.doors().run_ready();
         loop {
             if let Some(read) = self.behind.take() {
                 return Poll::Ready(read);

@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use crate::limits::SOCKETIO_BODY_BYTES_MAX;
 use crate::protocol::engineio::connection::{Input, RequestId};
 use crate::protocol::engineio::packet::Packet;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::websocket::{Decoder, Item, Options};
+use crate::runtime::door_watch::DoorSocket;
 use crate::runtime::turnstile::Ticket;
 use crate::runtime::{self, clock};
 use crate::server::arrival::Arrival;
@@ -60,7 +61,7 @@ struct Socket {
     came_at: u64,
     frame_max: usize,
     /// A door frame has come: it is read as soon as something comes.
-    is_door: bool,
+    door: Option<Box<DoorSocket>>,
     _permit: Permit,
 }
 
@@ -82,7 +83,7 @@ impl Socket {
             came_at,
             frame_max,
             ticket: None,
-            is_door: false,
+            door: None,
             _permit: permit,
         }
     }
@@ -90,22 +91,41 @@ impl Socket {
     /// Serves it until it ends, by a task of its own. All that is kept while it is idle is in the socket: an `async fn` would keep its
     /// arguments a second time.
     fn spawn(mut self) {
-        async_std::task::spawn(async move { self.run().await });
+        async_std::task::spawn(async move {
+            if self.run().await {
+                let doors = Arc::clone(self.session.link().doors());
+                doors.spawn(async move {
+                    self.run().await;
+                });
+            }
+        });
     }
 
-    async fn run(&mut self) {
+    /// Until it ends, or true: from now on it is a door's, and is to be run again as such.
+    async fn run(&mut self) -> bool {
         loop {
             let (mut batch, is_over) = poll_fn(|context| self.poll_batch(context)).await;
-            self.is_door |= batch.has_door_frame();
+            let is_door = batch.has_door_frame();
             if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
                 break;
             }
+            if is_door && self.door.is_none() {
+                // Where the system watches no more of them it is read as all others are.
+                self.door = self.session.link().doors().watch(&self.stream).ok().map(Box::new);
+                if self.door.is_some() {
+                    return true;
+                }
+            }
         }
         self.session.handle(Input::WebsocketGone(self.id));
+        false
     }
 
     /// Reads until a batch of frames is there, or no more can come.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<(Batch, bool)> {
+        if self.door.is_none() {
+            self.session.link().doors().run_ready();
+        }
         let mut batch = Batch::default();
         for _ in 0..READS_PER_TURN {
             if self.session.holds(self.id, context) {
@@ -123,9 +143,12 @@ impl Socket {
     /// Reads what has come, and decodes it while it is in the scratch. False: nothing more can come.
     fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let (link, ticket, is_door) = (self.session.link(), &mut self.ticket, self.is_door);
-            let may_read = |waker: &Waker| is_door || link.may_read(ticket, waker);
-            let read = match ready!(self.arrival.poll_read_in_turn(&self.stream, may_read, context, scratch)) {
+            let (link, ticket, arrival) = (self.session.link(), &mut self.ticket, &mut self.arrival);
+            let attempt = match &self.door {
+                Some(door) => arrival.poll_read_door(&self.stream, door, context, scratch),
+                None => arrival.poll_read_in_turn(&self.stream, |waker| link.may_read(ticket, waker), context, scratch),
+            };
+            let read = match ready!(attempt) {
                 Ok((_, 0)) | Err(_) => return Poll::Ready(false),
                 Ok((came_at, read)) => {
                     self.came_at = came_at;
