@@ -3,7 +3,8 @@
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
 //! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`, `rooms`); *flows* are what the [`Hub`], who alone sees
-//! all parts, does with them (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
+//! all parts, does with them (`sessions`, `publish`, `deliveries`, `owing`, `catch_up`, `commits`, `door`, `timers`,
+//! `status`).
 
 pub mod access;
 mod aliases;
@@ -21,6 +22,7 @@ mod keys;
 pub mod links;
 mod live_only;
 mod openings;
+pub mod owing;
 mod pending;
 mod presence;
 mod publish;
