@@ -703,6 +703,11 @@ impl RoomLink {
         self.shared.submit(Input::RoomFrames { link: self.id, frames, pong });
     }
 
+    /// Its peer has sent a part of a frame. To be called no more often than [`crate::limits::HEARD_EVERY`].
+    pub fn heard(&self) {
+        self.shared.submit(Input::Heard(self.id));
+    }
+
     /// Hands over a door's result, after [`RoomLink::ready`].
     pub fn submit_answer(&self, answer: Request) {
         self.shared.submit(Input::Frames { link: self.id, frames: vec![answer], at: clock::mono_us() });
