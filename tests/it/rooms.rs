@@ -406,6 +406,17 @@ fn bad_paths_and_tokens_are_told_by_their_close_codes() {
 }
 
 #[test]
+fn a_bad_token_counts_once_whatever_it_came_with() {
+    let site = Site::start(&[]);
+    for _ in 0..5 {
+        site.room("/capture-x/1?token=00").expect_close(4003);
+        assert_eq!(site.rooms_http("GET /capture-x/1?token=00", b"").status, 401);
+    }
+    // The eleventh within the minute.
+    assert_eq!(site.rooms_http("POST /capture-x/0?token=00", JPEG).status, 429);
+}
+
+#[test]
 fn long_names_are_bad_paths_with_4000_also_without_a_token() {
     let site = Site::start(&[]);
     // 10 KB and more do not fit into a head: HTTP says so.
