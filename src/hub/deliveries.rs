@@ -1,4 +1,4 @@
-//! Flow: deliveries that end, by acknowledgement, expiry, cap or recall (Protocol §5, §10).
+//! Flow: deliveries that end, by acknowledgement, expiry or cap (Protocol §5); recall is in `owing`.
 
 use crate::hub::Hub;
 use crate::hub::aliases::AliasKey;
@@ -8,7 +8,7 @@ use crate::hub::storage::{Change, DeliveryState, ReportLine};
 use crate::hub::waiting;
 use crate::names::{Alias, LinkId, Mid};
 use crate::protocol::frame::{Mids, Reply};
-use crate::protocol::refusal::{Code, Refusal};
+use crate::protocol::refusal::Refusal;
 
 /// Deliveries of one alias that one publish drops at most. One is enough where the cap stays what it was; after it was lowered the
 /// next publishes shrink what waits, none of them for long.
@@ -54,7 +54,7 @@ impl Hub {
     }
 
     /// The alias's other sessions that were sent that mid stop ringing.
-    fn tell_ended_elsewhere(&self, key: AliasKey, mid: Mid, but: Option<LinkId>, fx: &mut Effects) {
+    pub(super) fn tell_ended_elsewhere(&self, key: AliasKey, mid: Mid, but: Option<LinkId>, fx: &mut Effects) {
         let entry = self.aliases.get(key);
         if entry.owed.binary_search(&mid).is_err() {
             return;
@@ -209,33 +209,5 @@ impl Hub {
                 self.gather.queue(Change::CloseReport { mid, state: DeliveryState::Expired, at: self.now.wall });
             }
         }
-    }
-
-    /// Recall: deliveries not yet acknowledged end. How many did.
-    ///
-    /// # Errors
-    /// `not_found`: nothing is owed of that message; `unavailable`: what is stored is not known yet, and it may be of that.
-    pub fn recall(&mut self, now: super::Now, mid: Mid, fx: &mut Effects) -> Result<usize, Refusal> {
-        self.now = now;
-        let owing = self.owing(mid);
-        if owing.is_empty() {
-            return Err(if self.uninformed { Refusal::new(Code::Unavailable, "") } else { Refusal::new(Code::NotFound, "mid") });
-        }
-        for key in &owing {
-            self.tell_ended_elsewhere(*key, mid, None, fx);
-            self.end_one(*key, mid, DeliveryState::Recalled, fx);
-        }
-        self.counters.recalled += owing.len() as u64;
-        Ok(owing.len())
-    }
-
-    /// Who is still owed a message. A walk over all aliases, for the two rare requests that need it: no list of receivers
-    /// is kept in memory for what waits on disk.
-    pub(super) fn owing(&self, mid: Mid) -> Vec<AliasKey> {
-        if !self.pending.contains(mid) && !self.waiting.contains(mid) {
-            return Vec::new();
-        }
-        let keys = (0..self.aliases.places()).filter_map(|place| self.aliases.at_place(place));
-        keys.filter(|key| self.aliases.get(*key).owed.binary_search(&mid).is_ok()).collect()
     }
 }

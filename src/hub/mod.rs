@@ -3,7 +3,8 @@
 //! Inputs go in with a time, [`Effects`] come out. There is no `async`, no SQL, no socket and no clock here, and JSON is neither
 //! read nor written. Two kinds of files: *parts* own one piece of state and know no other part (`links`, `aliases`, `waiting`,
 //! `pending`, `gather`, `keys`, `live_only`, `openings`, `presence`, `durations`, `rooms`); *flows* are what the [`Hub`], who alone sees
-//! all parts, does with them (`sessions`, `publish`, `deliveries`, `catch_up`, `commits`, `door`, `timers`, `status`).
+//! all parts, does with them (`sessions`, `publish`, `deliveries`, `owing`, `catch_up`, `commits`, `door`, `timers`,
+//! `status`).
 
 pub mod access;
 mod aliases;
@@ -21,6 +22,7 @@ mod keys;
 pub mod links;
 mod live_only;
 mod openings;
+pub mod owing;
 mod pending;
 mod presence;
 mod publish;
@@ -94,7 +96,8 @@ pub enum Input {
     Finished(LinkId),
     /// The link is gone.
     Gone(LinkId),
-    /// Its peer has said something that is no frame, such as a ping or a blank line, or reads what waits for it: it is there.
+    /// Its peer has said something that is no frame, such as a ping, a blank line or a part of a frame, or reads what waits for it: it is
+    /// there.
     Heard(LinkId),
     /// The outbox of the link is full: this push was not taken, nor any after it.
     Congested {
@@ -117,7 +120,7 @@ pub enum Input {
     },
     /// More waits in the outbox of a member of a room than may.
     RoomFull(LinkId),
-    /// A member of a room whose outbox is full took something.
+    /// A member of a room took something of what waits for it.
     RoomTook(LinkId),
     /// What became of a batch.
     Stored {
@@ -239,7 +242,10 @@ impl Hub {
         match input {
             Input::Frames { link, frames, at } => self.take_batch(link, frames, at, fx),
             Input::Finished(link) => self.finish(link, fx),
-            Input::Heard(link) => self.heard(link),
+            Input::Heard(link) => {
+                self.heard(link);
+                self.rooms.heard(link, now.mono);
+            }
             Input::Gone(link) => self.end_link(link, fx),
             Input::Congested { link, from } => self.congested(link, from),
             Input::Drained(link) => {

@@ -9,6 +9,7 @@ use crate::hub::access::Openers;
 use crate::hub::effects::{Effect, Effects};
 use crate::hub::gather::Health;
 use crate::hub::links::Opening;
+use crate::hub::owing::Walk;
 use crate::hub::restore::Restorer;
 use crate::hub::storage::{Batch, Outcome, PageRequest, Trouble};
 use crate::hub::tests::model::Model;
@@ -69,6 +70,8 @@ struct World {
     ended: BTreeSet<(Mid, &'static str)>,
     /// The answer that an id had, per publisher.
     answers: BTreeMap<(String, u8), Mid>,
+    /// A recall that is under way.
+    recall: Option<(Mid, Walk)>,
     disk_full: bool,
     block: u64,
     delivered: usize,
@@ -99,6 +102,7 @@ impl World {
             promised: BTreeMap::new(),
             ended: BTreeSet::new(),
             answers: BTreeMap::new(),
+            recall: None,
             disk_full: false,
             block: 1,
             delivered: 0,
@@ -115,6 +119,7 @@ impl World {
             80..=83 => self.drain(),
             84..=85 => self.disk_full = !self.disk_full,
             86 if self.seeded.below(8) == 0 => self.crash(),
+            87..=89 => self.recall(),
             _ => self.pass(),
         }
         self.turn();
@@ -181,7 +186,29 @@ impl World {
         self.reads.clear();
         self.clients.clear();
         self.sent.clear();
+        self.recall = None;
         self.fx.clear();
+    }
+
+    /// A slice of a recall of something that was promised.
+    fn recall(&mut self) {
+        let Some((mid, mut walk)) = self.recall.take().or_else(|| self.begin_recall()) else { return };
+        let over = self.hub.recall(self.now, &mut walk, &mut self.fx);
+        self.carry_out();
+        if over.is_some() {
+            assert!(self.hub.waiting_for(mid).is_empty(), "{mid} is recalled and still owed");
+        } else {
+            self.recall = Some((mid, walk));
+        }
+    }
+
+    fn begin_recall(&mut self) -> Option<(Mid, Walk)> {
+        let mids: BTreeSet<Mid> = self.promised.keys().map(|(mid, _)| *mid).collect();
+        let mids: Vec<Mid> = mids.into_iter().collect();
+        let mid = *(!mids.is_empty()).then(|| self.seeded.pick(&mids))?;
+        self.promised.retain(|(promised, _), _| *promised != mid);
+        self.ended.extend(ALIASES.map(|alias| (mid, alias)));
+        Some((mid, Walk::in_slices_of(mid, 1 + self.seeded.below(5))))
     }
 
     fn pass(&mut self) {

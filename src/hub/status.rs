@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::hub::durations::Durations;
 use crate::hub::gather::{Gather, Health};
-use crate::hub::storage::{DeliveryState, ReportLine};
 use crate::hub::{Hub, Now};
-use crate::names::{Alias, Mid, Topic, Transport};
+use crate::names::{Alias, Topic, Transport};
 use crate::protocol::frame::RoomCounts;
 use crate::protocol::refusal::Code;
 
@@ -198,15 +197,6 @@ impl Hub {
     #[must_use]
     pub fn online(&self, transport: Transport, from: usize, size: usize) -> (usize, Vec<Alias>) {
         self.presence.over(transport).map_or((0, Vec::new()), |online| online.page(from, size))
-    }
-
-    /// Who is still owed a message; empty if nobody.
-    #[must_use]
-    pub fn waiting_for(&self, mid: Mid) -> Vec<ReportLine> {
-        let at = self.now.wall;
-        let keys = self.owing(mid);
-        let line = |key| ReportLine { alias: self.aliases.get(key).name.clone(), state: DeliveryState::Waiting, at };
-        keys.into_iter().map(line).collect()
     }
 
     /// The process is about to end: what could wait for the disk a while longer no longer does.

@@ -8,9 +8,11 @@ use std::task::Waker;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::lock::Mutex;
 
 use crate::hub::effects::Effect;
 use crate::hub::links::Opening;
+use crate::hub::owing::Walk;
 use crate::hub::restore::Numbers;
 use crate::hub::rooms::Picture;
 use crate::hub::status::{Counters, Load, Queues, Sizes, StoreState};
@@ -40,10 +42,16 @@ use crate::token::Claims;
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+    /// Held by whoever walks over all aliases: however many ask, it is one walk at a time.
+    walks: Arc<Mutex<()>>,
 }
 
 /// Between two looks at whether what health waits for has come.
 const HEALTH_POLL: Duration = Duration::from_millis(5);
+
+/// Between two slices of a walk over all aliases, as long as one takes: so a walk has half of the processor at most, and sockets are
+/// looked at in between.
+const WALK_PAUSE: Duration = Duration::from_micros(100);
 
 /// All that the hub and those around it count, read together.
 #[derive(Debug, Clone)]
@@ -237,7 +245,7 @@ impl Handle {
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
         async_std::task::spawn(drive(Arc::clone(&shared)));
         async_std::task::spawn(driver::run_doors(Arc::clone(&shared)));
-        Ok(Handle { shared })
+        Ok(Handle { shared, walks: Arc::default() })
     }
 
     /// From now on the hub decides by `options`, the outboxes keep its bounds, and errors read in `language`.
@@ -357,12 +365,23 @@ impl Handle {
         answer.take().await
     }
 
-    /// Recalls a message: how many deliveries ended.
+    /// Recalls a message: how many deliveries ended. Goes on to its end also if the asker leaves.
     ///
     /// # Errors
     /// `not_found`: nothing was owed; `unavailable`: it is not known yet what is stored.
-    pub fn recall(&self, mid: Mid) -> Result<usize, Refusal> {
-        self.shared.act(|hub, now, fx| hub.recall(now, mid, fx))
+    pub async fn recall(&self, mid: Mid) -> Result<usize, Refusal> {
+        let handle = self.clone();
+        let recalled = async move {
+            let _alone = handle.walks.lock().await;
+            let mut walk = Walk::new(mid);
+            loop {
+                if let Some(ended) = handle.shared.act(|hub, now, fx| hub.recall(now, &mut walk, fx)) {
+                    return ended;
+                }
+                async_std::task::sleep(WALK_PAUSE).await;
+            }
+        };
+        async_std::task::spawn(recalled).await
     }
 
     /// Waits until what was queued for the store so far is committed, at most a second.
@@ -373,10 +392,14 @@ impl Handle {
         let _ = async_std::future::timeout(DISK_HOLD_MAX, answer.take()).await;
     }
 
-    /// Who is still owed a message.
-    #[must_use]
-    pub fn waiting_for(&self, mid: Mid) -> Vec<ReportLine> {
-        self.shared.core().hub.waiting_for(mid)
+    /// Who is still owed a message; empty if nobody.
+    pub async fn waiting_for(&self, mid: Mid) -> Vec<ReportLine> {
+        let _alone = self.walks.lock().await;
+        let (mut walk, mut lines) = (Walk::new(mid), Vec::new());
+        while self.shared.core().hub.list_owing(&mut walk, &mut lines) {
+            async_std::task::sleep(WALK_PAUSE).await;
+        }
+        lines
     }
 
     /// The delivery report of a message, by alias; empty if none is kept.
@@ -403,7 +426,7 @@ impl Handle {
         self.shared.core().hub.sizes()
     }
 
-    /// All that is counted. Constant in time, but for a walk over the aliases online by the transport that has fewer of them.
+    /// All that is counted, in constant time.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let read = |count: &AtomicUsize| count.load(Ordering::Relaxed);
@@ -702,6 +725,11 @@ impl RoomLink {
     /// Hands over what the member sent, in order, after [`RoomLink::ready`]; without frames only a sign of life.
     pub fn submit(&self, frames: Vec<RoomFrame>, pong: bool) {
         self.shared.submit(Input::RoomFrames { link: self.id, frames, pong });
+    }
+
+    /// Its peer has sent a part of a frame. To be called no more often than [`crate::limits::HEARD_EVERY`].
+    pub fn heard(&self) {
+        self.shared.submit(Input::Heard(self.id));
     }
 
     /// Hands over a door's result, after [`RoomLink::ready`].

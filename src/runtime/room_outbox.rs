@@ -28,7 +28,7 @@ use crate::runtime::socket::{Socket, hold_little};
 const LINGER: Duration = Duration::from_secs(2);
 /// Pongs and the like that may wait: a peer that asks for more and reads none of them is cut.
 const CONTROL_FRAMES_MAX: usize = 64;
-/// The hub is told this often that a full outbox moves.
+/// The hub is told this often that the peer takes what waits.
 const TOOK_TOLD_EVERY_US: u64 = 1_000_000;
 /// Pieces of one write, and the bytes after which no more are gathered: the kernel takes no more at once.
 const PIECES_MAX: usize = 32;
@@ -346,7 +346,7 @@ impl RoomOutbox {
             state.writing = false;
             self.end_if_closing(&state);
         }
-        if moved && state.full && clock::mono_us() >= state.took_told + TOOK_TOLD_EVERY_US {
+        if moved && clock::mono_us() >= state.took_told + TOOK_TOLD_EVERY_US {
             state.took_told = clock::mono_us();
             (self.bounds.took)(self.link);
         }

@@ -25,7 +25,7 @@ use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::handle::{Handle, PictureStream};
 use crate::server::gate::Gate;
-use crate::server::http::{self, Admission, Answer, Departure, Request, Service, Switched};
+use crate::server::http::{self, Admission, Answer, Departure, Request, Service, Switched, Ticket};
 use crate::server::listener::{Listener, Permits};
 use crate::server::origin::{OriginRule, Verdict};
 use crate::server::rooms::member::Member;
@@ -170,9 +170,13 @@ impl Rooms {
     }
 
     fn answer(&self, request: Request) -> Result<Answer, HttpRefusal> {
-        let Request { head, body, peer, .. } = request;
-        // Once more, for the token may have ended while the body came.
-        match self.judge(&head, peer)? {
+        let Request { head, body, peer, ticket, .. } = request;
+        let asked = match ticket.and_then(|ticket| ticket.downcast::<Asked>().ok()) {
+            Some(asked) => *asked,
+            // Once more, for the token may have ended while the body came.
+            None => self.judge(&head, peer)?,
+        };
+        match asked {
             Asked::Post(room) => Ok(self.post(&room, &head, body)?.into()),
             Asked::See(room) => Ok(self.see(&room)?.into()),
             Asked::Watch(room, address, claims) => self.watch(&room, address, claims),
@@ -184,8 +188,12 @@ impl Rooms {
 impl Service for Rooms {
     fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
         let asked = self.judge(head, peer).map_err(|refusal| self.refused(refusal))?;
-        let body_limit = if matches!(asked, Asked::Post(_)) { self.terms.get().frame_max } else { 0 };
-        Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: None })
+        let (body_limit, ticket): (_, Option<Ticket>) = match asked {
+            Asked::Post(_) => (self.terms.get().frame_max, None),
+            // Judged this once: a bad token counts against its address each time.
+            asked => (0, Some(Box::new(asked))),
+        };
+        Ok(Admission { body_limit, departure: Departure::GoesOn, ticket })
     }
 
     async fn respond(&self, request: Request) -> Answer {

@@ -324,7 +324,9 @@ impl Rooms {
         if pong && standing == Standing::Seated {
             self.turn_away(room, place);
         }
-        if standing == Standing::Waiting {
+        if frames.is_empty() {
+            // Only a sign of life: there is nothing to wait with.
+        } else if standing == Standing::Waiting {
             self.keep(link, frames);
         } else if self.rooms.get(room).is_some_and(Room::is_paced) {
             if let Some(member) = self.member_mut(link) {
@@ -492,12 +494,19 @@ impl Rooms {
         }
     }
 
-    /// It took something.
+    /// It took something: it is there, though its pong may have to wait behind a long frame.
     pub(super) fn took(&mut self, link: LinkId, now: u64) {
-        if let Some(member) = self.member_mut(link)
-            && member.full_since.is_some()
-        {
-            member.full_since = Some(now);
+        let Some(member) = self.member_mut(link) else { return };
+        member.heard = now;
+        if let Some(since) = &mut member.full_since {
+            *since = now;
+        }
+    }
+
+    /// It has said something that is no whole frame yet.
+    pub(super) fn heard(&mut self, link: LinkId, now: u64) {
+        if let Some(member) = self.member_mut(link) {
+            member.heard = now;
         }
     }
 
@@ -630,8 +639,11 @@ impl Rooms {
         let rooms = &self.rooms;
         for member in self.members.iter_mut().flatten().filter(|member| member.standing != Standing::Watching) {
             let stalls = member.full_since.is_some_and(|since| now.saturating_sub(since) >= us(ROOM_STALL_MAX));
-            let is_held = !member.held.is_empty();
-            if now.saturating_sub(member.heard) >= us(ROOM_GONE_AFTER) && !is_held {
+            if !member.held.is_empty() {
+                // It is not read meanwhile, so its pongs can't be either.
+                member.heard = now;
+            }
+            if now.saturating_sub(member.heard) >= us(ROOM_GONE_AFTER) {
                 self.closing.push_back((member.link, Closing::Dead));
             } else if stalls && rooms.get(member.room).is_some_and(Room::is_paced) {
                 self.closing.push_back((member.link, Closing::Overloaded));

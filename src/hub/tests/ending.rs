@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::scene::*;
+use crate::hub::owing::Walk;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, Limits};
 use crate::names::Mid;
+use crate::protocol::frame::DoorKind;
 use crate::protocol::refusal::{Code, Refusal};
 
 const NONE: [&str; 0] = [];
@@ -92,7 +94,7 @@ fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
     assert_eq!(scene.send(a, [ack(&[1])]), ["0? 13 1 a", "ready 1"]);
     assert_eq!(scene.commit(), ["0: -6 1 online=1 stored=1", "commit report 1 a acknowledged"]);
     scene.commit();
-    let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
+    let (ended, effects) = scene.recall(1);
     assert_eq!((ended, effects.as_slice()), (Ok(1), &["commit delete 1; report 1 b recalled".to_owned()][..]));
 }
 
@@ -178,10 +180,10 @@ fn recall_ends_what_is_not_acknowledged_and_tells_the_phones() {
     let mut lines: Vec<String> = scene.hub.waiting_for(Mid::new(1)).iter().map(|line| line.alias.to_string()).collect();
     lines.sort();
     assert_eq!(lines, ["b", "c"]);
-    let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
+    let (ended, effects) = scene.recall(1);
     assert_eq!(ended, Ok(2));
     assert_eq!(effects, ["1? 15 1", "commit delete 1"]);
-    assert_eq!(scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx)).0, Err(Refusal::new(Code::NotFound, "mid")));
+    assert_eq!(scene.recall(1).0, Err(Refusal::new(Code::NotFound, "mid")));
     assert_eq!(scene.hub.load().deliveries, 0);
 }
 
@@ -190,8 +192,62 @@ fn a_recall_before_the_commit_answers_the_publish() {
     let mut scene = Scene::new();
     let publisher = scene.open();
     scene.send(publisher, [to(&["a"]).frame()]);
-    let (_, effects) = scene.call(|hub, now, fx| hub.recall(now, Mid::new(1), fx));
+    let (_, effects) = scene.recall(1);
     assert_eq!(effects, ["0: -6 1 online=0 stored=1"]);
     assert_eq!(scene.commit(), ["commit delete 1"]);
     assert_eq!(scene.commit(), NONE);
+}
+
+/// A walk over many aliases is nobody's business but the asker's: between two slices doors open, and others acknowledge.
+#[test]
+fn a_recall_goes_in_slices_between_which_doors_open() {
+    const ALIASES: usize = 5_000;
+    let mut scene = Scene::new();
+    let (publisher, opener, last) = (scene.open(), scene.open(), scene.session("last"));
+    let names: Vec<String> = (0..ALIASES - 2).map(|number| format!("a{number}")).collect();
+    for some in names.chunks(1_000) {
+        scene.send(publisher, [to(&some.iter().map(String::as_str).collect::<Vec<_>>()).frame()]);
+        scene.settle();
+    }
+    // The first and two of the last places, the last of which acknowledges before the walk is there.
+    let late = scene.session("late");
+    let mid = scene.hub.load().messages as u64 + 1;
+    scene.send(publisher, [to(&["last", "a4997", "late"]).frame()]);
+    scene.settle();
+    assert_eq!(scene.hub.load().aliases, ALIASES);
+    let mut walk = Walk::new(Mid::new(mid));
+    let mut slices = 0;
+    let ended = loop {
+        let (ended, effects) = scene.call(|hub, now, fx| hub.recall(now, &mut walk, fx));
+        if let Some(ended) = ended {
+            break ended;
+        }
+        slices += 1;
+        assert_eq!(effects, NONE);
+        let opened = scene.send(opener, [frame_of(door(DoorKind::Open, "last", &slices.to_string()))]);
+        assert!(opened.contains(&"ready 1".to_owned()), "{opened:?}");
+        if slices == 3 {
+            scene.send(late, [ack(&[mid])]);
+        }
+    };
+    assert_eq!((ended, slices), (Ok(2), ALIASES.div_ceil(1_024)));
+    scene.settle();
+    assert_eq!((scene.hub.load().deliveries, scene.hub.counters().recalled), (ALIASES - 2, 2));
+    assert_eq!(scene.recall(mid).0, Err(Refusal::new(Code::NotFound, "mid")));
+    assert_eq!(last.index, 2);
+}
+
+#[test]
+fn a_walk_ends_as_soon_as_all_are_found() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    for name in ["a", "b", "c", "d"] {
+        scene.send(publisher, [to(&[name]).frame()]);
+    }
+    scene.send(publisher, [to(&["a", "b"]).frame()]);
+    scene.settle();
+    let mut walk = Walk::in_slices_of(Mid::new(5), 1);
+    let mut lines = Vec::new();
+    let slices = std::iter::from_fn(|| scene.hub.list_owing(&mut walk, &mut lines).then_some(())).count();
+    assert_eq!((slices, lines.len()), (2, 2));
 }

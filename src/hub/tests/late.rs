@@ -57,7 +57,7 @@ fn before_it_knows_it_refuses_what_it_would_have_to_guess() {
         assert_eq!(scene.send(a, [frame]), ["1: unavailable", "ready 1"]);
     }
     // A recall of what may be stored; what it knows it ends, and afterwards what is nowhere is not found.
-    let recall = |scene: &mut Scene, mid| scene.call(|hub, now, fx| hub.recall(now, Mid::new(mid), fx)).0;
+    let recall = |scene: &mut Scene, mid| scene.recall(mid).0;
     assert_eq!(recall(&mut scene, 8), Err(Refusal::new(Code::Unavailable, "")));
     restore(&mut scene, &mut Numbers::default(), stored(), true);
     assert_eq!((recall(&mut scene, 8), recall(&mut scene, 9)), (Ok(2), Err(Refusal::new(Code::NotFound, "mid"))));

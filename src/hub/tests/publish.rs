@@ -2,6 +2,7 @@
 
 use super::scene::*;
 use crate::hub::Input;
+use crate::hub::owing::Walk;
 use crate::hub::storage::{Outcome, Trouble};
 use crate::limits::{IDEMPOTENCY_KEYS_MAX, Limits, UNANSWERED_PER_LINK_MAX, UNCOMMITTED_BYTES_MAX};
 use crate::names::{LinkId, Mid};
@@ -302,7 +303,10 @@ fn a_large_fan_out_goes_in_slices_between_which_only_acknowledgements_and_doors_
     assert_eq!((first.len(), targets(&first)), (1, 1_024));
     let input = batch(vec![ack(&[1]), server_info()], links[0], &scene);
     assert_eq!(scene.only(input), NONE, "its acknowledgement counts, its request waits");
-    assert!(scene.hub.waiting_for(Mid::new(1)).iter().all(|line| line.alias != alias("s0")));
+    assert_eq!(scene.hub.load().deliveries, 2_999);
+    let mut asked = Walk::in_slices_of(Mid::new(1), 10_000);
+    let mut lines = Vec::new();
+    assert!(scene.hub.list_owing(&mut asked, &mut lines) && lines.is_empty(), "who asks whom it waits for waits for its end");
     let input = batch(vec![on(&["t"]).frame()], other, &scene);
     assert_eq!(scene.only(input), NONE);
     let input = batch(vec![heartbeat("z")], asker, &scene);
@@ -311,6 +315,8 @@ fn a_large_fan_out_goes_in_slices_between_which_only_acknowledgements_and_doors_
     assert_eq!(scene.only(input), ["relay Open to 1", "ready 3002"]);
     assert_eq!(targets(&scene.slice()), 1_024);
     assert_eq!(targets(&scene.slice()), 3_000 - 2_048);
+    while scene.hub.list_owing(&mut asked, &mut lines) {}
+    assert_eq!(lines.len(), 2_999);
     let rest = scene.rest();
     let pushed: Vec<&str> = rest.iter().filter_map(|effect| effect.strip_prefix("push ")).map(|push| &push[..1]).collect();
     assert_eq!(pushed, ["3", "4", "4", "4"], "in the order of their links' turns; 2 is the opening's");

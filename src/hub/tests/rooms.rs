@@ -381,6 +381,35 @@ fn whoever_is_held_is_not_taken_for_dead() {
 }
 
 #[test]
+fn a_sign_of_life_is_never_held_and_time_that_one_is_held_is_no_silence() {
+    let mut scene = Scene::new();
+    let (caller, callee) = (scene.member("/r/0/a"), scene.member("/r/1/b"));
+    scene.full(callee);
+    assert_eq!(scene.pong(caller), ["ready 0"]);
+    assert_eq!(scene.says(caller, [text("a")]), NOTHING);
+    let closes = |effects: Vec<String>| effects.iter().any(|effect| effect.starts_with("close"));
+    for _ in 0..20 {
+        scene.turn(Input::RoomTook(callee));
+        assert!(!closes(scene.ms(5_000)), "what takes and what is held are there");
+    }
+    assert_eq!(scene.drained(callee), ["'a' to 1", "ready 0"]);
+    assert!(!closes(scene.ms(1_000)), "its pongs are still to be read");
+}
+
+#[test]
+fn parts_of_long_frames_are_signs_of_life() {
+    let mut scene = Scene::new();
+    let (door, phone) = (scene.member("/capture-x/0"), scene.member("/capture-x/1"));
+    for _ in 0..20 {
+        scene.turn(Input::Heard(door));
+        scene.turn(Input::RoomTook(phone));
+        assert!(scene.ms(5_000).iter().all(|effect| effect.starts_with("ping")));
+    }
+    let closed = (0..12).flat_map(|_| scene.ms(5_000)).filter(|effect| !effect.starts_with("ping"));
+    assert_eq!(closed.collect::<Vec<_>>(), ["close 0 dead", "close 1 dead"]);
+}
+
+#[test]
 fn rooms_of_a_door_rooms_name_belong_to_it() {
     let mut scene = Scene::new();
     let door = scene.member("/capture-x/0");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::hub::access::Openers;
 use crate::hub::effects::{Effect, Effects};
 use crate::hub::links::Opening;
+use crate::hub::owing::Walk;
 use crate::hub::restore::Restorer;
 use crate::hub::storage::{AliasId, Batch, Change, Outcome, PageRequest, Trouble};
 use crate::hub::tests::model::Model;
@@ -203,6 +204,19 @@ impl Scene {
         let mut effects = self.take();
         effects.extend(self.rest());
         (result, effects)
+    }
+
+    /// A recall to its end, an alias at a time: what came of it, and all effects.
+    pub(in crate::hub) fn recall(&mut self, mid: u64) -> (Result<usize, Refusal>, Vec<String>) {
+        let mut walk = Walk::in_slices_of(Mid::new(mid), 1);
+        let ended = loop {
+            if let Some(ended) = self.hub.recall(self.now, &mut walk, &mut self.fx) {
+                break ended;
+            }
+        };
+        let mut effects = self.take();
+        effects.extend(self.rest());
+        (ended, effects)
     }
 
     /// The transaction in flight is on disk.

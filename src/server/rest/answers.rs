@@ -253,7 +253,7 @@ impl Desk {
         // What was acknowledged just now is shown: the report is read from the store.
         self.handle.settle().await;
         let kept = self.handle.report(mid).await?;
-        let lines = if kept.is_empty() { self.handle.waiting_for(mid) } else { kept };
+        let lines = if kept.is_empty() { self.handle.waiting_for(mid).await } else { kept };
         if lines.is_empty() {
             return Err(UNKNOWN_MID);
         }
@@ -282,7 +282,7 @@ impl Desk {
     }
 
     async fn recall(&self, mid: Mid) -> Result<Vec<u8>, HttpRefusal> {
-        let recalled = self.handle.recall(mid).map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
+        let recalled = self.handle.recall(mid).await.map_err(|refusal| HttpRefusal::new(refusal.code, refusal.field))?;
         // With the disk in order what is recalled stays so, also if the power fails after the answer.
         self.handle.settle().await;
         Ok(json(&Recalled { mid: mid.to_string(), recalled }))

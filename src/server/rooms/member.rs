@@ -14,7 +14,7 @@ use async_std::future::timeout;
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncWriteExt};
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, DOOR_ANSWER_BYTES_MAX, HTTP_DRAIN_WAIT};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, DOOR_ANSWER_BYTES_MAX, HEARD_EVERY, HTTP_DRAIN_WAIT};
 use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request};
 use crate::protocol::room::{Place, RoomFrame, RoomPath};
@@ -51,6 +51,8 @@ pub(super) struct Member {
     /// What was read behind the batch that was handed over.
     behind: Option<Read>,
     arrival: Arrival,
+    /// When the hub was last told that a part of a frame has come: monotonic, µs.
+    heard_told: u64,
     _permit: Permit,
 }
 
@@ -82,8 +84,19 @@ impl Member {
         let mut decoder = Decoder::new(websocket::Options { message_max: frame_max, buffer });
         decoder.lend(rest.to_vec(), rest.len());
         let has_more = !rest.is_empty();
-        let arrival = Arrival::since(clock::mono_us());
-        Member { link, decoder, copied_max: buffer / 2, is_door, has_more, reads_large: false, behind: None, arrival, _permit: permit }
+        let now = clock::mono_us();
+        Member {
+            link,
+            decoder,
+            copied_max: buffer / 2,
+            is_door,
+            has_more,
+            reads_large: false,
+            behind: None,
+            arrival: Arrival::since(now),
+            heard_told: now,
+            _permit: permit,
+        }
     }
 
     /// Serves the member until it ends.
@@ -142,8 +155,20 @@ impl Member {
             self.decoder.lend(std::mem::take(scratch), filled);
             let read = self.take();
             *scratch = self.decoder.take_back();
+            if read.is_none() {
+                self.tell_that_it_is_there();
+            }
             Poll::Ready(read)
         })
+    }
+
+    /// A long frame on a slow line: the pong waits behind it.
+    fn tell_that_it_is_there(&mut self) {
+        let now = clock::mono_us();
+        if now >= self.heard_told + HEARD_EVERY.as_micros() as u64 {
+            self.heard_told = now;
+            self.link.heard();
+        }
     }
 
     /// A batch of what the decoder has. `None`: it needs more bytes.
