@@ -6,7 +6,6 @@
 //! Memory: an idle connection is its socket, an empty decoder and a timer. All that requests need lives in one boxed future that is
 //! gone soon after the last answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Write};
@@ -46,14 +45,17 @@ mod tests;
 
 /// What answers the requests of one port.
 pub trait Service: Send + Sync + 'static {
+    /// What the look at a head has found: dropped where the request breaks off, else it comes with it.
+    type Ticket: Send;
+
     /// Looks at a head before its body is read. It must not wait, for nothing limits its time.
     ///
     /// # Errors
     /// The answer, when the body is not worth reading: a wrong path, method, origin or token.
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response>;
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission<Self::Ticket>, Response>;
 
     /// Answers a whole request. A panic in its future is answered 500, and ends only this connection (G2).
-    fn respond(&self, request: Request) -> impl Future<Output = Answer> + Send;
+    fn respond(&self, request: Request<Self::Ticket>) -> impl Future<Output = Answer> + Send;
 
     /// The answer that carries a refusal of the framing, of a deadline, or after a panic: its status, and a body in the dialect of
     /// this port.
@@ -61,17 +63,14 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// On which terms a request is served.
-pub struct Admission {
+pub struct Admission<T> {
     /// Bytes that its body may have.
     pub body_limit: usize,
     /// What becomes of it when the client leaves.
     pub departure: Departure,
-    /// What the service knows of the request already; dropped where the request breaks off, else it comes with it.
-    pub ticket: Option<Ticket>,
+    /// What the service knows of the request already.
+    pub ticket: T,
 }
-
-/// The service's own note on a request whose body is being read.
-pub type Ticket = Box<dyn Any + Send>;
 
 /// What becomes of a request whose client leaves before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +127,7 @@ pub struct Switched {
 }
 
 /// A whole request.
-pub struct Request {
+pub struct Request<T> {
     /// Its head.
     pub head: Head,
     /// Its body, empty where there is none.
@@ -140,7 +139,7 @@ pub struct Request {
     /// The address of this machine as the peer reached it; none if the connection is gone already.
     pub local: Option<IpAddr>,
     /// That of its admission.
-    pub ticket: Option<Ticket>,
+    pub ticket: T,
 }
 
 /// The terms of one port. The waits are those of `limits`, unless a test shortens them.
@@ -379,7 +378,7 @@ impl<S: Service> Connection<S> {
         self.read(self.options.body_wait, "body", Decoder::next_body).await
     }
 
-    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Answer, Failure> {
+    async fn respond(&mut self, request: Request<S::Ticket>, departure: Departure) -> Result<Answer, Failure> {
         let service = Arc::clone(&self.service);
         let work = pin!(AssertUnwindSafe(service.respond(request)).catch_unwind());
         let outcome = match departure {
@@ -452,16 +451,24 @@ impl<S: Service> Connection<S> {
     }
 
     async fn send(&mut self, response: &Response, afterwards: Afterwards, part: Part) -> Result<(), Gone> {
-        let mut head = Vec::with_capacity(RESPONSE_HEAD_BYTES);
-        response.encode_head(afterwards, &mut head);
         let body = if part == Part::All { response.sent_body() } else { &[] };
+        let is_small = body.len() <= SMALL_BODY_BYTES;
+        let mut head = Vec::with_capacity(RESPONSE_HEAD_BYTES + if is_small { body.len() } else { 0 });
+        response.encode_head(afterwards, &mut head);
+        if is_small {
+            // One piece: copied sooner than the kernel has gathered two.
+            head.extend_from_slice(body);
+            return self.write(&head, &[]).await;
+        }
         self.write(&head, body).await
     }
 
     /// Writes both in one go, as far as the socket takes them (G13).
     async fn write(&mut self, head: &[u8], body: &[u8]) -> Result<(), Gone> {
         // The kernel nearly always takes all at once. If it takes nothing, or fails, that shows again below.
-        let mut sent = self.stream.get_ref().write_vectored(&[IoSlice::new(head), IoSlice::new(body)]).unwrap_or(0);
+        let mut socket = self.stream.get_ref();
+        let attempt = if body.is_empty() { socket.write(head) } else { socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) };
+        let mut sent = attempt.unwrap_or(0);
         while sent < head.len() + body.len() {
             let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
             let writing = poll_fn(|cx| Pin::new(&mut &*self.stream).poll_write_vectored(cx, &rest));
@@ -532,5 +539,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SCRATCH_BYTES: usize = 16 << 10;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;
+/// A body of so many bytes goes out in one piece with its head.
+const SMALL_BODY_BYTES: usize = 1 << 10;
 /// Room for a usual response head.
 const RESPONSE_HEAD_BYTES: usize = 256;

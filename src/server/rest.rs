@@ -148,10 +148,8 @@ impl Rest {
         }
     }
 
-    /// Lets tide find the endpoint, and takes the answer out of its response. tide walks a path by the character, so the token is cut
-    /// off: it has been judged.
-    async fn route(&self, route: &Route, asked: Asked, path: &str) -> Answered {
-        let request = self.desk.sheets.ask(route.method, route.routed(path), asked);
+    /// Lets tide find the endpoint, and takes the answer out of its response.
+    async fn route(&self, request: tide::http::Request) -> Answered {
         let routed: tide::Result<tide::http::Response> = self.router.respond(request).await;
         let answered = routed.ok().and_then(|response| self.desk.sheets.answered(response));
         answered.unwrap_or_else(|| self.desk.refused(UNANSWERED))
@@ -159,47 +157,46 @@ impl Rest {
 }
 
 /// What the look at a head has found.
-struct Admitted {
+pub struct Admitted {
     route: &'static Route,
     address: IpAddr,
     claims: Option<Arc<Claims>>,
 }
 
 impl Service for Rest {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
+    type Ticket = Admitted;
+
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
         let route = routes::find(head.method(), head.path()).map_err(|miss| self.missed(miss, peer))?;
         let address = self.origin(head, peer);
         // Of those who need no token no body is read.
         let body_limit = if route.is_open() { 0 } else { self.desk.terms.get().frame_max };
         match self.check(route, head, address) {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(claims) => {
-                let ticket = Box::new(Admitted { route, address, claims });
-                Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: Some(ticket) })
-            }
+            Ok(claims) => Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: Admitted { route, address, claims } }),
             Err(refusal) => {
                 let answered = self.desk.refused(refusal.into());
-                log_answer(route, head, address, answered.status, clock::mono());
+                Account::open(route, head).close(address, answered.status);
                 Err(self.finish(Some(route), answered))
             }
         }
     }
 
-    async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, came_at, local, ticket, .. } = request;
-        let began = clock::mono();
-        let Some(Ok(admitted)) = ticket.map(|ticket| ticket.downcast::<Admitted>()) else {
-            return self.refuse(UNANSWERED).into();
-        };
-        let Admitted { route, address, claims } = *admitted;
+    async fn respond(&self, request: Request<Admitted>) -> Answer {
+        let Request { head, body, came_at, local, ticket: Admitted { route, address, claims }, .. } = request;
+        let account = Account::open(route, &head);
         let answered = match self.recheck(claims.as_deref()) {
             Ok(()) => {
                 let query = head.query().map(Into::into);
-                self.route(route, Asked { address, claims, came_at, local, query, body }, head.path()).await
+                let asked = Asked { address, claims, came_at, local, query, body };
+                let request = self.desk.sheets.ask(route.method, route.routed(head.path()), asked);
+                // Whoever waits for the hub holds no more than it must.
+                drop(head);
+                self.route(request).await
             }
             Err(refusal) => self.desk.refused(refusal.into()),
         };
-        log_answer(route, &head, address, answered.status, began);
+        account.close(address, answered.status);
         self.finish(Some(route), answered).into()
     }
 
@@ -252,7 +249,7 @@ impl tide::Endpoint<Arc<Desk>> for Counter {
     }
 }
 
-/// The router and the table disagree, or a request was never admitted: a fault of ours.
+/// The router and the table disagree: a fault of ours.
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 
 /// The token of a request that has a route: the last segment of its path, or where that is `-`, the Authorization header's.
@@ -266,11 +263,26 @@ fn token(head: &Head) -> Option<Cow<'_, str>> {
     if segment.contains('%') { percent_decode_str(segment).decode_utf8().ok() } else { Some(segment.into()) }
 }
 
-/// One line a request. Method and path are the table's words, so no token can be in them.
-fn log_answer(route: &Route, head: &Head, address: IpAddr, status: u16, began: Instant) {
-    if log::log_enabled!(log::Level::Debug) {
-        let ms = clock::mono().saturating_duration_since(began).as_millis();
-        log::debug!("rest method={} path={} status={status} address={address} ms={ms}", head.method(), route.masked());
+/// The one line that a request has in the log. Method and path are the table's words, so no token can be in them.
+struct Account {
+    route: &'static Route,
+    is_head: bool,
+    /// None: nobody reads it.
+    began: Option<Instant>,
+}
+
+impl Account {
+    fn open(route: &'static Route, head: &Head) -> Account {
+        let began = log::log_enabled!(log::Level::Debug).then(clock::mono);
+        Account { route, is_head: head.method() == "HEAD", began }
+    }
+
+    fn close(&self, address: IpAddr, status: u16) {
+        if let Some(began) = self.began {
+            let ms = clock::mono().saturating_duration_since(began).as_millis();
+            let method = if self.is_head { "HEAD" } else { self.route.method.as_ref() };
+            log::debug!("rest method={method} path={} status={status} address={address} ms={ms}", self.route.masked());
+        }
     }
 }
 

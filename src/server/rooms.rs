@@ -169,7 +169,7 @@ impl Rooms {
         }
     }
 
-    fn answer(&self, request: Request) -> Result<Answer, HttpRefusal> {
+    fn answer(&self, request: Request<()>) -> Result<Answer, HttpRefusal> {
         let Request { head, body, peer, .. } = request;
         // Once more, for the token may have ended while the body came.
         match self.judge(&head, peer)? {
@@ -182,13 +182,16 @@ impl Rooms {
 }
 
 impl Service for Rooms {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
+    /// Nothing: it is judged again.
+    type Ticket = ();
+
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission<()>, Response> {
         let asked = self.judge(head, peer).map_err(|refusal| self.refused(refusal))?;
         let body_limit = if matches!(asked, Asked::Post(_)) { self.terms.get().frame_max } else { 0 };
-        Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: None })
+        Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: () })
     }
 
-    async fn respond(&self, request: Request) -> Answer {
+    async fn respond(&self, request: Request<()>) -> Answer {
         self.answer(request).unwrap_or_else(|refusal| self.refused(refusal).into())
     }
 
