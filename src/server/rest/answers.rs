@@ -190,9 +190,12 @@ impl Desk {
 
     /// One frame. The hub answers also those that are refused, so that it counts them.
     async fn push(&self, asked: Asked) -> Result<Answered, HttpRefusal> {
-        let claims = asked.claims.ok_or(HttpRefusal::new(Code::BadToken, "token"))?;
-        let request = decode::rest_request(&asked.body);
-        let reply = self.handle.request(asked.address, claims, request, asked.came_at).await;
+        let Asked { address, claims, came_at, body, .. } = asked;
+        let claims = claims.ok_or(HttpRefusal::new(Code::BadToken, "token"))?;
+        let request = decode::rest_request(&body);
+        // Whoever waits for the hub holds no more than it must.
+        drop(body);
+        let reply = self.handle.request(address, claims, request, came_at).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
         let mut body = Vec::with_capacity(REPLY_BYTES);
         encode::reply(&reply, self.terms.get().language, &mut body);

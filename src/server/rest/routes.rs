@@ -114,7 +114,8 @@ impl Route {
         self.routed(&path).to_owned()
     }
 
-    /// What the router is to look at of a path that has this route.
+    /// What the router is to look at of a path that has this route. It walks a path by the character, so the token is cut off: it has
+    /// been judged.
     pub(super) fn routed<'a>(&self, path: &'a str) -> &'a str {
         if self.is_open() { path } else { memchr::memrchr(b'/', path.as_bytes()).map_or(path, |end| &path[..end]) }
     }

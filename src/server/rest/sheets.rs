@@ -9,7 +9,7 @@ use tide::http::{Method, Request, Response, StatusCode, Url};
 
 use crate::server::rest::answers::{Answered, Asked};
 
-/// Requests, and as many responses, that are kept while nobody uses them.
+/// Requests, and as many responses, that are kept while nobody uses them: some 3 KB a pair.
 const KEPT_MAX: usize = 64;
 
 /// What waits for the next requests.
