@@ -3,13 +3,12 @@
 //! It owns the socket, the deadlines (G1), the order of answers (G5), and the ways in which a connection ends (G8, G14). What a
 //! request means, who may send it and how a refusal reads belong to the service; what is a request belongs to `protocol::http`.
 //!
-//! Memory: an idle connection is its socket, an empty decoder and a timer. All that a request needs lives in one boxed future that is
-//! gone with its answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
+//! Memory: an idle connection is its socket, an empty decoder and a timer. All that requests need lives in one boxed future that is
+//! gone soon after the last answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, Shutdown as Half};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -33,24 +32,30 @@ use crate::protocol::http::head::{Framing, Head};
 use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
+use crate::runtime::clock;
 use crate::runtime::shutdown::ShutdownSignal;
 use crate::runtime::socket::{Socket, hold_little};
 use crate::server::arrival::Arrival;
+use crate::server::http::alarm::Alarm;
 use crate::server::listener::{Accepted, Permit};
 
+mod alarm;
 #[cfg(test)]
 mod tests;
 
 /// What answers the requests of one port.
 pub trait Service: Send + Sync + 'static {
+    /// What the look at a head has found: dropped where the request breaks off, else it comes with it.
+    type Ticket: Send;
+
     /// Looks at a head before its body is read. It must not wait, for nothing limits its time.
     ///
     /// # Errors
     /// The answer, when the body is not worth reading: a wrong path, method, origin or token.
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response>;
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission<Self::Ticket>, Response>;
 
-    /// Answers a whole request. A panic in it is answered 500, and ends only this connection (G2).
-    fn respond(&self, request: Request) -> impl Future<Output = Answer> + Send;
+    /// Answers a whole request. A panic in its future is answered 500, and ends only this connection (G2).
+    fn respond(&self, request: Request<Self::Ticket>) -> impl Future<Output = Answer> + Send;
 
     /// The answer that carries a refusal of the framing, of a deadline, or after a panic: its status, and a body in the dialect of
     /// this port.
@@ -58,17 +63,14 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// On which terms a request is served.
-pub struct Admission {
+pub struct Admission<T> {
     /// Bytes that its body may have.
     pub body_limit: usize,
     /// What becomes of it when the client leaves.
     pub departure: Departure,
-    /// What the service knows of the request already; dropped where the request breaks off, else it comes with it.
-    pub ticket: Option<Ticket>,
+    /// What the service knows of the request already.
+    pub ticket: T,
 }
-
-/// The service's own note on a request whose body is being read.
-pub type Ticket = Box<dyn Any + Send>;
 
 /// What becomes of a request whose client leaves before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +127,7 @@ pub struct Switched {
 }
 
 /// A whole request.
-pub struct Request {
+pub struct Request<T> {
     /// Its head.
     pub head: Head,
     /// Its body, empty where there is none.
@@ -137,7 +139,7 @@ pub struct Request {
     /// The address of this machine as the peer reached it; none if the connection is gone already.
     pub local: Option<IpAddr>,
     /// That of its admission.
-    pub ticket: Option<Ticket>,
+    pub ticket: T,
 }
 
 /// The terms of one port. The waits are those of `limits`, unless a test shortens them.
@@ -189,32 +191,33 @@ impl Options {
 }
 
 /// Serves a connection until it ends. Its permit is held until then.
-pub async fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) {
-    // Named before the connection, so that it is returned after the socket is closed.
+pub fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) -> impl Future<Output = ()> + Send {
     let Accepted { stream, peer, arrival, permit } = accepted;
     let local = stream.get_ref().local_addr().ok().map(|address| address.ip().to_canonical());
-    let decoder = Decoder::new();
-    let mut connection = Connection { stream, decoder, peer: peer.ip(), local, arrival, came_at: 0, options: &options, service: &*service };
-    while connection.wait().await.is_ok() {
-        match Box::pin(connection.exchange()).await {
-            // A client that sends ahead takes turns with the others.
-            Ok(Next::Http(Afterwards::Keep)) if !connection.decoder.is_idle() => task::yield_now().await,
-            Ok(Next::Http(Afterwards::Keep)) => {}
-            Ok(Next::Http(Afterwards::Close)) => {
-                Box::pin(connection.linger()).await;
-                break;
+    let (decoder, peer) = (Decoder::new(), peer.ip());
+    let (mut alarm, mut ending) = (Alarm::new(), options.shutdown.begun());
+    let mut connection = Connection { stream, decoder, peer, local, arrival, came_at: 0, options, service, permit };
+    // No function of its own: its arguments would lie in its future a second time.
+    async move {
+        while let Ok(true) = connection.wait(connection.options.idle_wait, &mut alarm, &mut ending).await {
+            match Box::pin(connection.converse(&mut alarm, &mut ending)).await {
+                Ok(Next::Http(Afterwards::Keep)) => {}
+                Ok(Next::Http(Afterwards::Close)) => {
+                    Box::pin(connection.linger()).await;
+                    break;
+                }
+                Ok(Next::Switch(take)) => {
+                    let Connection { stream, decoder, permit, .. } = connection;
+                    take(Switched { stream, rest: decoder.into_rest(), permit });
+                    return;
+                }
+                Err(Gone) => break,
             }
-            Ok(Next::Switch(take)) => {
-                let Connection { stream, decoder, .. } = connection;
-                take(Switched { stream, rest: decoder.into_rest(), permit });
-                return;
-            }
-            Err(Gone) => break,
         }
     }
 }
 
-struct Connection<'a, S> {
+struct Connection<S> {
     stream: Socket,
     decoder: Decoder,
     peer: IpAddr,
@@ -222,8 +225,10 @@ struct Connection<'a, S> {
     arrival: Arrival,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
-    options: &'a Options,
-    service: &'a S,
+    options: Arc<Options>,
+    service: Arc<S>,
+    /// Behind the socket, so that it is returned after that is closed.
+    permit: Permit,
 }
 
 /// The peer has left, does not read, or never sent anything: there is nobody to answer.
@@ -244,18 +249,35 @@ enum Failure {
     Refused(HttpRefusal),
 }
 
-impl<S: Service> Connection<'_, S> {
-    /// Waits for the first byte of a request.
-    async fn wait(&mut self) -> Result<(), Gone> {
-        let (idle_wait, shutdown) = (self.options.idle_wait, &self.options.shutdown);
+impl<S: Service> Connection<S> {
+    /// Waits for the first byte of a request. False: it was silent for so long.
+    async fn wait(&mut self, silence: Duration, alarm: &mut Alarm, ending: &mut (impl Future<Output = ()> + Unpin)) -> Result<bool, Gone> {
         if !self.decoder.is_idle() {
-            return Ok(());
+            return Ok(true);
         }
-        let first_byte = poll_fn(|cx| self.poll_until(cx, |decoder| (!decoder.is_idle()).then_some(())));
-        // The socket is asked first: a request that has come is answered, even if the shutdown has too.
-        match timeout(idle_wait, future::select(first_byte, shutdown.begun())).await {
-            Ok(Either::Left((arrived, _))) => arrived,
-            Ok(Either::Right(_)) | Err(_) => Err(Gone),
+        let until = clock::mono_us() + silence.as_micros() as u64;
+        poll_fn(|cx| {
+            // The socket is asked first: a request that has come is answered, even if the shutdown has too.
+            if let Poll::Ready(arrived) = self.poll_until(cx, |decoder| (!decoder.is_idle()).then_some(())) {
+                return Poll::Ready(arrived.map(|()| true));
+            }
+            if ending.poll_unpin(cx).is_ready() {
+                return Poll::Ready(Err(Gone));
+            }
+            alarm.poll(cx, until).map(|()| Ok(false))
+        })
+        .await
+    }
+
+    /// Reads and answers requests as long as one follows soon after the other. `Close`: the last answer is the connection's last.
+    async fn converse(&mut self, alarm: &mut Alarm, ending: &mut (impl Future<Output = ()> + Unpin)) -> Result<Next, Gone> {
+        loop {
+            match self.exchange().await? {
+                // A client that sends ahead takes turns with the others.
+                Next::Http(Afterwards::Keep) if !self.decoder.is_idle() => task::yield_now().await,
+                Next::Http(Afterwards::Keep) if self.wait(PAUSE.min(self.options.idle_wait), alarm, ending).await? => {}
+                next => return Ok(next),
+            }
         }
     }
 
@@ -356,9 +378,9 @@ impl<S: Service> Connection<'_, S> {
         self.read(self.options.body_wait, "body", Decoder::next_body).await
     }
 
-    async fn respond(&mut self, request: Request, departure: Departure) -> Result<Answer, Failure> {
-        let service = self.service;
-        let work = pin!(AssertUnwindSafe(async { service.respond(request).await }).catch_unwind());
+    async fn respond(&mut self, request: Request<S::Ticket>, departure: Departure) -> Result<Answer, Failure> {
+        let service = Arc::clone(&self.service);
+        let work = pin!(AssertUnwindSafe(service.respond(request)).catch_unwind());
         let outcome = match departure {
             Departure::GoesOn => work.await,
             Departure::Ends => match future::select(work, poll_fn(|cx| self.poll_departure(cx))).await {
@@ -383,6 +405,10 @@ impl<S: Service> Connection<'_, S> {
 
     /// Reads until `next` has its item, at most `wait`. `what` is named in the refusal.
     async fn read<T>(&mut self, wait: Duration, what: &'static str, next: Take<T>) -> Result<T, Failure> {
+        // It has nearly always come as a whole.
+        if let Some(item) = next(&mut self.decoder)? {
+            return Ok(item);
+        }
         let reading = poll_fn(|cx| match ready!(self.poll_until(cx, |decoder| next(decoder).transpose())) {
             Ok(item) => Poll::Ready(item.map_err(Failure::Refused)),
             Err(Gone) => Poll::Ready(Err(Failure::Gone)),
@@ -425,15 +451,24 @@ impl<S: Service> Connection<'_, S> {
     }
 
     async fn send(&mut self, response: &Response, afterwards: Afterwards, part: Part) -> Result<(), Gone> {
-        let mut head = Vec::with_capacity(RESPONSE_HEAD_BYTES);
-        response.encode_head(afterwards, &mut head);
         let body = if part == Part::All { response.sent_body() } else { &[] };
+        let is_small = body.len() <= SMALL_BODY_BYTES;
+        let mut head = Vec::with_capacity(RESPONSE_HEAD_BYTES + if is_small { body.len() } else { 0 });
+        response.encode_head(afterwards, &mut head);
+        if is_small {
+            // One piece: copied sooner than the kernel has gathered two.
+            head.extend_from_slice(body);
+            return self.write(&head, &[]).await;
+        }
         self.write(&head, body).await
     }
 
     /// Writes both in one go, as far as the socket takes them (G13).
     async fn write(&mut self, head: &[u8], body: &[u8]) -> Result<(), Gone> {
-        let mut sent = 0;
+        // The kernel nearly always takes all at once. If it takes nothing, or fails, that shows again below.
+        let mut socket = self.stream.get_ref();
+        let attempt = if body.is_empty() { socket.write(head) } else { socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) };
+        let mut sent = attempt.unwrap_or(0);
         while sent < head.len() + body.len() {
             let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
             let writing = poll_fn(|cx| Pin::new(&mut &*self.stream).poll_write_vectored(cx, &rest));
@@ -498,9 +533,13 @@ fn poll_scratch(stream: &Socket, arrival: &mut Arrival, cx: &mut Context<'_>, ta
     })
 }
 
+/// After so long without a request what the next one needs is made anew: a connection that is busy keeps it.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that one read may bring.
 const SCRATCH_BYTES: usize = 16 << 10;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;
+/// A body of so many bytes goes out in one piece with its head.
+const SMALL_BODY_BYTES: usize = 1 << 10;
 /// Room for a usual response head.
 const RESPONSE_HEAD_BYTES: usize = 256;

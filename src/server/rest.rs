@@ -5,12 +5,13 @@
 //! believe of headers is never asked, and nothing a client sent becomes a header.
 
 use std::borrow::Cow;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
-use tide::http::{StatusCode, Url};
 
 use crate::protocol::http::head::Head;
 use crate::protocol::http::refusal::HttpRefusal;
@@ -24,6 +25,7 @@ use crate::server::http::{self, Admission, Answer, Departure, Request, Service};
 use crate::server::listener::{Listener, Permits};
 use crate::server::rest::answers::{Answered, Asked, Desk};
 use crate::server::rest::routes::{Endpoint, Miss, NO_ENDPOINT, ROUTES, Route};
+use crate::server::rest::sheets::Sheets;
 use crate::server::watch::Watch;
 use crate::token::Claims;
 
@@ -31,6 +33,7 @@ mod answers;
 mod door_log;
 mod page;
 pub mod routes;
+mod sheets;
 
 /// What the port needs.
 pub struct RestOptions {
@@ -79,8 +82,6 @@ pub struct Rest {
     desk: Arc<Desk>,
     gate: Arc<Gate>,
     router: tide::Server<Arc<Desk>>,
-    /// What every request's URL is made from: the Host header never gets near it.
-    base: Url,
 }
 
 impl Rest {
@@ -88,9 +89,8 @@ impl Rest {
     #[must_use]
     pub fn new(options: RestOptions) -> Rest {
         let RestOptions { handle, gate, watch, ports, terms } = options;
-        let desk = Arc::new(Desk { handle, watch, ports, terms: Current::new(terms) });
-        let base = Url::parse("http://h/").expect("the text is a URL");
-        Rest { router: router(Arc::clone(&desk)), desk, gate, base }
+        let desk = Arc::new(Desk { handle, watch, ports, terms: Current::new(terms), sheets: Sheets::new() });
+        Rest { router: router(Arc::clone(&desk)), desk, gate }
     }
 
     /// From now on answers by these terms; a request that is being answered goes on with what it has looked at.
@@ -148,64 +148,55 @@ impl Rest {
         }
     }
 
-    /// Lets tide find the endpoint, and takes the answer out of its response. tide walks a path by the character and a token is long,
-    /// so where it stood there is a dash now: it has been judged.
-    async fn route(&self, route: &Route, asked: Asked, path: &str) -> Answered {
-        let mut url = self.base.clone();
-        match path.strip_suffix(routes::token_segment(path)) {
-            Some(before) if !route.is_open() => url.set_path(&format!("{before}-")),
-            _ => url.set_path(path),
-        }
-        let mut request = tide::http::Request::new(route.method, url);
-        request.ext_mut().insert(asked);
+    /// Lets tide find the endpoint, and takes the answer out of its response.
+    async fn route(&self, request: tide::http::Request) -> Answered {
         let routed: tide::Result<tide::http::Response> = self.router.respond(request).await;
-        let answered = routed.ok().and_then(|mut response| response.ext_mut().remove::<Answered>());
+        let answered = routed.ok().and_then(|response| self.desk.sheets.answered(response));
         answered.unwrap_or_else(|| self.desk.refused(UNANSWERED))
     }
 }
 
 /// What the look at a head has found.
-struct Admitted {
+pub struct Admitted {
     route: &'static Route,
     address: IpAddr,
     claims: Option<Arc<Claims>>,
 }
 
 impl Service for Rest {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
+    type Ticket = Admitted;
+
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission<Admitted>, Response> {
         let route = routes::find(head.method(), head.path()).map_err(|miss| self.missed(miss, peer))?;
         let address = self.origin(head, peer);
         // Of those who need no token no body is read.
         let body_limit = if route.is_open() { 0 } else { self.desk.terms.get().frame_max };
         match self.check(route, head, address) {
             // No answer takes long but a publish's and a door's, and those go on without their client.
-            Ok(claims) => {
-                let ticket = Box::new(Admitted { route, address, claims });
-                Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: Some(ticket) })
-            }
+            Ok(claims) => Ok(Admission { body_limit, departure: Departure::GoesOn, ticket: Admitted { route, address, claims } }),
             Err(refusal) => {
                 let answered = self.desk.refused(refusal.into());
-                log_answer(route, head, address, answered.status, clock::mono());
+                Account::open(route, head).close(address, answered.status);
                 Err(self.finish(Some(route), answered))
             }
         }
     }
 
-    async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, came_at, local, ticket, .. } = request;
-        let began = clock::mono();
-        let Some(Ok(admitted)) = ticket.map(|ticket| ticket.downcast::<Admitted>()) else {
-            return self.refuse(UNANSWERED).into();
-        };
-        let Admitted { route, address, claims } = *admitted;
+    async fn respond(&self, request: Request<Admitted>) -> Answer {
+        let Request { head, body, came_at, local, ticket: Admitted { route, address, claims }, .. } = request;
+        let account = Account::open(route, &head);
         let answered = match self.recheck(claims.as_deref()) {
             Ok(()) => {
                 let query = head.query().map(Into::into);
-                self.route(route, Asked { address, claims, came_at, local, query, body }, head.path()).await
+                let asked = Asked { address, claims, came_at, local, query, body };
+                let request = self.desk.sheets.ask(route.method, route.routed(head.path()), asked);
+                // Whoever waits for the hub holds no more than it must.
+                drop(head);
+                self.route(request).await
             }
             Err(refusal) => self.desk.refused(refusal.into()),
         };
-        log_answer(route, &head, address, answered.status, began);
+        account.close(address, answered.status);
         self.finish(Some(route), answered).into()
     }
 
@@ -224,28 +215,41 @@ pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http:
 fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {
     let mut router = tide::with_state(desk);
     for route in &ROUTES {
-        let (endpoint, subject) = (route.endpoint, route.subject());
-        router.at(&route.path()).method(route.method, move |request| call(request, endpoint, subject));
+        let counter = Counter { endpoint: route.endpoint, subject: route.subject() };
+        router.at(&route.pattern()).method(route.method, counter);
     }
     router
 }
 
-/// The endpoint as tide calls it. Request and answer travel as extensions of tide's: there is nothing for it to parse or to add.
-async fn call(mut request: tide::Request<Arc<Desk>>, endpoint: Endpoint, subject: Option<&'static str>) -> tide::Result {
-    let desk = Arc::clone(request.state());
-    // Asked only where the path has it: each miss would cost an error with a backtrace.
-    let subject = subject.and_then(|name| request.param(name).ok()).unwrap_or_default().to_owned();
-    let inner: &mut tide::http::Request = request.as_mut();
-    let outcome = match inner.ext_mut().remove::<Asked>() {
-        Some(asked) => desk.answer(endpoint, &subject, asked).await,
-        None => Err(UNANSWERED),
-    };
-    let mut response = tide::Response::new(StatusCode::Ok);
-    response.insert_ext(outcome.unwrap_or_else(|refusal| desk.refused(refusal)));
-    Ok(response)
+/// One endpoint as tide calls it. Question and answer travel as extensions of tide's: there is nothing for it to parse or to add.
+struct Counter {
+    endpoint: Endpoint,
+    subject: Option<&'static str>,
 }
 
-/// The router and the table disagree, or a request was never admitted: a fault of ours.
+/// Not by tide's macro: its future would hold tide's request, though what it needs of that is a quarter.
+impl tide::Endpoint<Arc<Desk>> for Counter {
+    fn call<'a, 'b>(&'a self, request: tide::Request<Arc<Desk>>) -> Pin<Box<dyn Future<Output = tide::Result> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        let desk = Arc::clone(request.state());
+        // Asked only where the path has it: each miss would cost an error with a backtrace.
+        let subject = self.subject.and_then(|name| request.param(name).ok()).unwrap_or_default().to_owned();
+        let asked = desk.sheets.asked(request.into());
+        let endpoint = self.endpoint;
+        Box::pin(async move {
+            let outcome = match asked {
+                Some(asked) => desk.answer(endpoint, &subject, asked).await,
+                None => Err(UNANSWERED),
+            };
+            Ok(desk.sheets.answer(outcome.unwrap_or_else(|refusal| desk.refused(refusal))).into())
+        })
+    }
+}
+
+/// The router and the table disagree: a fault of ours.
 const UNANSWERED: HttpRefusal = HttpRefusal::new(Code::Internal, "");
 
 /// The token of a request that has a route: the last segment of its path, or where that is `-`, the Authorization header's.
@@ -259,11 +263,26 @@ fn token(head: &Head) -> Option<Cow<'_, str>> {
     if segment.contains('%') { percent_decode_str(segment).decode_utf8().ok() } else { Some(segment.into()) }
 }
 
-/// One line a request. Method and path are the table's words, so no token can be in them.
-fn log_answer(route: &Route, head: &Head, address: IpAddr, status: u16, began: Instant) {
-    if log::log_enabled!(log::Level::Debug) {
-        let ms = clock::mono().saturating_duration_since(began).as_millis();
-        log::debug!("rest method={} path={} status={status} address={address} ms={ms}", head.method(), route.masked());
+/// The one line that a request has in the log. Method and path are the table's words, so no token can be in them.
+struct Account {
+    route: &'static Route,
+    is_head: bool,
+    /// None: nobody reads it.
+    began: Option<Instant>,
+}
+
+impl Account {
+    fn open(route: &'static Route, head: &Head) -> Account {
+        let began = log::log_enabled!(log::Level::Debug).then(clock::mono);
+        Account { route, is_head: head.method() == "HEAD", began }
+    }
+
+    fn close(&self, address: IpAddr, status: u16) {
+        if let Some(began) = self.began {
+            let ms = clock::mono().saturating_duration_since(began).as_millis();
+            let method = if self.is_head { "HEAD" } else { self.route.method.as_ref() };
+            log::debug!("rest method={method} path={} status={status} address={address} ms={ms}", self.route.masked());
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::runtime::clock;
 use crate::runtime::current::Current;
 use crate::runtime::handle::{Handle, PictureStream};
 use crate::server::gate::Gate;
-use crate::server::http::{self, Admission, Answer, Departure, Request, Service, Switched, Ticket};
+use crate::server::http::{self, Admission, Answer, Departure, Request, Service, Switched};
 use crate::server::listener::{Listener, Permits};
 use crate::server::origin::{OriginRule, Verdict};
 use crate::server::rooms::member::Member;
@@ -169,10 +169,10 @@ impl Rooms {
         }
     }
 
-    fn answer(&self, request: Request) -> Result<Answer, HttpRefusal> {
+    fn answer(&self, request: Request<Option<Asked>>) -> Result<Answer, HttpRefusal> {
         let Request { head, body, peer, ticket, .. } = request;
-        let asked = match ticket.and_then(|ticket| ticket.downcast::<Asked>().ok()) {
-            Some(asked) => *asked,
+        let asked = match ticket {
+            Some(asked) => asked,
             // Once more, for the token may have ended while the body came.
             None => self.judge(&head, peer)?,
         };
@@ -186,17 +186,20 @@ impl Rooms {
 }
 
 impl Service for Rooms {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission, Response> {
+    /// What is asked; nothing if a body is still to come.
+    type Ticket = Option<Asked>;
+
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<Admission<Option<Asked>>, Response> {
         let asked = self.judge(head, peer).map_err(|refusal| self.refused(refusal))?;
-        let (body_limit, ticket): (_, Option<Ticket>) = match asked {
+        let (body_limit, ticket) = match asked {
             Asked::Post(_) => (self.terms.get().frame_max, None),
             // Judged this once: a bad token counts against its address each time.
-            asked => (0, Some(Box::new(asked))),
+            asked => (0, Some(asked)),
         };
         Ok(Admission { body_limit, departure: Departure::GoesOn, ticket })
     }
 
-    async fn respond(&self, request: Request) -> Answer {
+    async fn respond(&self, request: Request<Option<Asked>>) -> Answer {
         self.answer(request).unwrap_or_else(|refusal| self.refused(refusal).into())
     }
 

@@ -103,12 +103,10 @@ impl SocketIo {
         // What says nothing of its page by JSONP may be any page: its token must speak for it.
         let needs_token = parsed.jsonp.is_some() && verdict == Verdict::Unsaid;
         match (route, session) {
-            (Route::Handshake(_), _) if self.sessions.count() >= self.terms.get().sessions_max => {
-                Err(full(head, self.terms.get().language))
-            }
             (Route::Handshake(transport), _) => Ok(Wish::Handshake { transport, query: parsed, needs_token }),
             (Route::Poll(_), Some(session)) => Ok(Wish::Poll { session, query: parsed }),
-            (Route::Post(_), Some(session)) => Ok(Wish::Post { session }),
+            // From its head on: a second POST while one is being read ends the session, however slow the first is.
+            (Route::Post(_), Some(session)) => Ok(Wish::Post { guard: PostGuard::arrived(session), query: parsed }),
             (Route::Upgrade(_), Some(session)) => Ok(Wish::Upgrade { session }),
             (_, None) => refuse(BadRequest::UnknownSid),
         }
@@ -202,11 +200,14 @@ impl SocketIo {
     }
 }
 
+/// A request that has been judged. Its session may have moved or ended while its body came: the session's machine refuses it then.
+pub struct Judged(Wish);
+
 /// What a request wants that may have it.
 enum Wish {
     Handshake { transport: Transport, query: Query, needs_token: bool },
     Poll { session: Arc<Session>, query: Query },
-    Post { session: Arc<Session> },
+    Post { guard: PostGuard, query: Query },
     Upgrade { session: Arc<Session> },
 }
 
@@ -287,39 +288,32 @@ fn full(head: &Head, language: Language) -> Response {
 }
 
 impl Service for SocketIo {
-    fn admit(&self, head: &Head, _peer: IpAddr) -> Result<Admission, Response> {
+    type Ticket = Judged;
+
+    fn admit(&self, head: &Head, _peer: IpAddr) -> Result<Admission<Judged>, Response> {
         let wish = self.judge(head)?;
-        Ok(match wish {
-            // From its head on: a second POST while one is being read ends the session, however slow the first is.
-            Wish::Post { session } => {
-                let guard = PostGuard::arrived(session);
-                Admission { body_limit: SOCKETIO_BODY_BYTES_MAX, departure: Departure::GoesOn, ticket: Some(Box::new(guard)) }
-            }
-            Wish::Poll { .. } => Admission { body_limit: 0, departure: Departure::Ends, ticket: None },
-            _ => Admission { body_limit: 0, departure: Departure::GoesOn, ticket: None },
-        })
+        let (body_limit, departure) = match wish {
+            Wish::Post { .. } => (SOCKETIO_BODY_BYTES_MAX, Departure::GoesOn),
+            Wish::Poll { .. } => (0, Departure::Ends),
+            Wish::Handshake { .. } | Wish::Upgrade { .. } => (0, Departure::GoesOn),
+        };
+        Ok(Admission { body_limit, departure, ticket: Judged(wish) })
     }
 
-    async fn respond(&self, request: Request) -> Answer {
-        let Request { head, body, peer, came_at, ticket, .. } = request;
-        if let Some(guard) = ticket.and_then(|ticket| ticket.downcast::<PostGuard>().ok()) {
-            return match Query::parse(head.query().unwrap_or_default()) {
-                Ok(query) => self.post(&head, body, came_at, *guard, &query).await,
-                Err(why) => self.refusal(&head, why).into(),
-            };
-        }
-        match self.judge(&head) {
-            Ok(Wish::Handshake { transport: Transport::Polling, query, needs_token }) => {
-                self.open_polling(&head, peer, &query, needs_token)
+    async fn respond(&self, request: Request<Judged>) -> Answer {
+        let Request { head, body, peer, came_at, ticket: Judged(wish), .. } = request;
+        match wish {
+            // Counted now, when it becomes a session: any number may have been judged and wait for the end of their body.
+            Wish::Handshake { .. } if self.sessions.count() >= self.terms.get().sessions_max => {
+                full(&head, self.terms.get().language).into()
             }
-            Ok(Wish::Handshake { transport: Transport::Websocket, query, needs_token }) => {
+            Wish::Handshake { transport: Transport::Polling, query, needs_token } => self.open_polling(&head, peer, &query, needs_token),
+            Wish::Handshake { transport: Transport::Websocket, query, needs_token } => {
                 self.open_websocket(&head, peer, &query, needs_token)
             }
-            Ok(Wish::Poll { session, query }) => self.poll(&head, session, &query).await,
-            Ok(Wish::Upgrade { session }) => self.upgrade(&head, session),
-            // Its session has moved since its head came.
-            Ok(Wish::Post { .. }) => self.refusal(&head, BadRequest::Mismatch).into(),
-            Err(response) => response.into(),
+            Wish::Poll { session, query } => self.poll(&head, session, &query).await,
+            Wish::Post { guard, query } => self.post(&head, body, came_at, guard, &query).await,
+            Wish::Upgrade { session } => self.upgrade(&head, session),
         }
     }
 

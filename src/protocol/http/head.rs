@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 use super::refusal::HttpRefusal;
 use crate::limits::HTTP_HEADERS_MAX;
@@ -39,6 +39,7 @@ pub struct Head {
     /// Method, target, then each header's name and value, one behind the other.
     text: String,
     method_end: u16,
+    path_end: u16,
     target_end: u16,
     fields: Vec<Field>,
     version: Version,
@@ -74,7 +75,7 @@ impl Head {
         let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(BAD_HEAD);
         };
-        check_target(method, target)?;
+        let path = check_target(method, target)?;
         let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
         let facts = Facts::gather(request.headers)?;
         facts.check_host(version)?;
@@ -82,8 +83,9 @@ impl Head {
         let connection = facts.connection(version);
         let (text, fields) = pack(bytes.len(), method, target, request.headers);
         let method_end = offset(method.len());
+        let path_end = offset(method.len() + path.len());
         let target_end = offset(method.len() + target.len());
-        Ok(Head { text, method_end, target_end, fields, version, framing, connection })
+        Ok(Head { text, method_end, path_end, target_end, fields, version, framing, connection })
     }
 
     /// The method as sent; methods are case-sensitive.
@@ -101,13 +103,13 @@ impl Head {
     /// The path, still percent-encoded: no segment is `.` or `..` in any spelling, and it has no backslash (G6).
     #[must_use]
     pub fn path(&self) -> &str {
-        split_target(self.target()).0
+        &self.text[usize::from(self.method_end)..usize::from(self.path_end)]
     }
 
     /// What follows the first `?`, still percent-encoded.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        split_target(self.target()).1
+        self.text[usize::from(self.path_end)..usize::from(self.target_end)].strip_prefix('?')
     }
 
     /// The version.
@@ -270,27 +272,30 @@ impl FramingHeader {
 }
 
 /// Only origin-form is served: an absolute target or CONNECT asks for a proxy, and `*` names nothing here. Whatever a URL library
-/// folds away (`.`, `..`, their encoded spellings, backslashes) could change the route after it was checked (G6).
-fn check_target(method: &str, target: &str) -> Result<(), HttpRefusal> {
-    let path = split_target(target).0;
-    if method == "CONNECT" || !target.is_ascii() || !path.starts_with('/') || target.contains('#') || path.contains('\\') {
+/// folds away (`.`, `..`, their encoded spellings, backslashes) could change the route after it was checked (G6). Returns the path.
+fn check_target<'a>(method: &str, target: &'a str) -> Result<&'a str, HttpRefusal> {
+    let bytes = target.as_bytes();
+    let path_end = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
+    let path = &bytes[..path_end];
+    if method == "CONNECT" || !target.is_ascii() || !path.starts_with(b"/") || memchr::memchr2(b'#', b'\\', path).is_some() {
         return Err(BAD_TARGET);
     }
-    if path.split('/').any(is_dot_segment) { Err(BAD_TARGET) } else { Ok(()) }
+    let has_fragment = memchr::memchr(b'#', &bytes[path_end..]).is_some();
+    if has_fragment || path.split(|byte| *byte == b'/').any(is_dot_segment) { Err(BAD_TARGET) } else { Ok(&target[..path_end]) }
 }
 
-fn is_dot_segment(segment: &str) -> bool {
-    let decoded: Cow<'_, [u8]> = percent_decode_str(segment).into();
+/// Whether a segment is `.` or `..` in any spelling. A long one is none: a token is not looked at by the byte.
+fn is_dot_segment(segment: &[u8]) -> bool {
+    if segment.len() > "%2e%2e".len() {
+        return false;
+    }
+    let decoded: Cow<'_, [u8]> = percent_decode(segment).into();
     matches!(decoded.as_ref(), b"." | b"..")
-}
-
-fn split_target(target: &str) -> (&str, Option<&str>) {
-    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
 /// The value without spaces around it, if it is ASCII.
 fn ascii(value: &[u8]) -> Option<&str> {
-    std::str::from_utf8(value).ok().filter(|text| text.is_ascii()).map(str::trim)
+    std::str::from_utf8(value.trim_ascii()).ok().filter(|text| text.is_ascii())
 }
 
 /// Copies what is kept of a head into one text. `bytes_max` is the length of the head, which the text can't exceed.

@@ -4,7 +4,6 @@
 //! value, wherever it came from, can end its line and begin another.
 
 use std::borrow::Cow;
-use std::io::Write;
 
 use bytes::Bytes;
 
@@ -35,7 +34,9 @@ impl Response {
     /// A response with a body of that type.
     #[must_use]
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
-        Response { status, headers: vec![("Content-Type".into(), content_type.into())], body: body.into() }
+        let mut headers = Vec::with_capacity(USUAL_HEADERS);
+        headers.push(("Content-Type".into(), content_type.into()));
+        Response { status, headers, body: body.into() }
     }
 
     /// A response without a body.
@@ -80,8 +81,11 @@ impl Response {
 
     /// The status line and the response's own headers.
     fn encode_headers(&self, out: &mut Vec<u8>) {
-        // Writing to a Vec can't fail.
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(itoa::Buffer::new().format(self.status).as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(reason(self.status).as_bytes());
+        out.extend_from_slice(b"\r\n");
         for (name, value) in &self.headers {
             if is_name(name) && is_value(value) && !FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name)) {
                 push_name(name, out);
@@ -102,15 +106,25 @@ impl Response {
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'))
+    !name.is_empty() && name.bytes().all(|b| IN_NAMES[usize::from(b)])
 }
 
+/// Without a way out at the first bad byte, so that it is many bytes at a time: nearly all values are good.
 fn is_value(value: &str) -> bool {
-    value.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+    value.bytes().fold(true, |good, b| good & (b == b'\t' || (b' '..=b'~').contains(&b)))
 }
+
+/// The bytes that a name may have.
+static IN_NAMES: [bool; 256] = {
+    let mut is_in = [false; 256];
+    let mut b = 0_u8;
+    while b < 128 {
+        is_in[b as usize] =
+            b.is_ascii_alphanumeric() || matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        b += 1;
+    }
+    is_in
+};
 
 /// A name with a capital in it is written as it is.
 fn push_name(name: &str, out: &mut Vec<u8>) {
@@ -158,6 +172,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
+/// Room for the headers that most responses have.
+const USUAL_HEADERS: usize = 4;
 /// Headers that belong to the encoder.
 const FRAMING: [&str; 5] = ["Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "Trailer"];
 /// Words of header names that are not simply capitalised.

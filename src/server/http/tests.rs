@@ -38,16 +38,18 @@ impl Drop for Dropped {
 }
 
 impl Service for Probe {
-    fn admit(&self, head: &Head, _peer: IpAddr) -> Result<Admission, Response> {
+    type Ticket = ();
+
+    fn admit(&self, head: &Head, _peer: IpAddr) -> Result<Admission<()>, Response> {
         match head.path() {
             "/declined" => Err(Response::new(404, "text/plain", "declined")),
             "/panic-early" => panic!("asked for by the test"),
-            path if path.starts_with("/watched") => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::Ends, ticket: None }),
-            _ => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::GoesOn, ticket: None }),
+            path if path.starts_with("/watched") => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::Ends, ticket: () }),
+            _ => Ok(Admission { body_limit: BODY_LIMIT, departure: Departure::GoesOn, ticket: () }),
         }
     }
 
-    async fn respond(&self, request: Request) -> Answer {
+    async fn respond(&self, request: Request<()>) -> Answer {
         let path = request.head.path();
         if path == "/panic" {
             panic!("asked for by the test");

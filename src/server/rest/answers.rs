@@ -23,6 +23,7 @@ use crate::server::metrics;
 use crate::server::rest::door_log::{self, Form};
 use crate::server::rest::page::{self, Page};
 use crate::server::rest::routes::Endpoint;
+use crate::server::rest::sheets::Sheets;
 use crate::server::rest::{Ports, RestTerms};
 use crate::server::watch::{Health, Watch};
 use crate::token::Claims;
@@ -33,6 +34,7 @@ pub(super) struct Desk {
     pub(super) watch: Arc<Watch>,
     pub(super) ports: Ports,
     pub(super) terms: Current<RestTerms>,
+    pub(super) sheets: Sheets,
 }
 
 /// One request whose token is good, or that needs none.
@@ -151,6 +153,15 @@ impl Desk {
     /// # Errors
     /// The refusal, with its status.
     pub(super) async fn answer(&self, endpoint: Endpoint, subject: &str, asked: Asked) -> Result<Answered, HttpRefusal> {
+        // What is asked seldom must not make the future of what is asked often larger.
+        match endpoint {
+            Endpoint::Push => self.push(asked).await,
+            _ => Box::pin(self.tell(endpoint, subject, asked)).await,
+        }
+    }
+
+    /// Answers all that is no push.
+    async fn tell(&self, endpoint: Endpoint, subject: &str, asked: Asked) -> Result<Answered, HttpRefusal> {
         let body = match endpoint {
             Endpoint::Push => return self.push(asked).await,
             Endpoint::Live => return Ok(self.live().await),
@@ -179,11 +190,14 @@ impl Desk {
 
     /// One frame. The hub answers also those that are refused, so that it counts them.
     async fn push(&self, asked: Asked) -> Result<Answered, HttpRefusal> {
-        let claims = asked.claims.ok_or(HttpRefusal::new(Code::BadToken, "token"))?;
-        let request = decode::rest_request(&asked.body);
-        let reply = self.handle.request(asked.address, claims, request, asked.came_at).await;
+        let Asked { address, claims, came_at, body, .. } = asked;
+        let claims = claims.ok_or(HttpRefusal::new(Code::BadToken, "token"))?;
+        let request = decode::rest_request(&body);
+        // Whoever waits for the hub holds no more than it must.
+        drop(body);
+        let reply = self.handle.request(address, claims, request, came_at).await;
         let status = if let Reply::Error { refusal, .. } = &reply { status(refusal.code) } else { 200 };
-        let mut body = Vec::new();
+        let mut body = Vec::with_capacity(REPLY_BYTES);
         encode::reply(&reply, self.terms.get().language, &mut body);
         Ok(Answered::json(status, body))
     }
@@ -297,6 +311,8 @@ fn host(advertised: Option<&str>, local: Option<IpAddr>) -> String {
     }
 }
 
+/// Room for a usual reply.
+const REPLY_BYTES: usize = 128;
 const UNKNOWN_MID: HttpRefusal = HttpRefusal::new(Code::NotFound, "mid");
 
 fn mid(subject: &str) -> Result<Mid, HttpRefusal> {
