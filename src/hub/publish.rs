@@ -9,7 +9,7 @@ use crate::hub::live_only::LiveMessage;
 use crate::hub::pending::{Pending, PendingKey, Publisher, Receiver, Stage};
 use crate::hub::storage::{Change, KeyRecord};
 use crate::limits::{DELIVERIES_PER_TURN_MAX, GRACE_MAX, GRACE_MIN, UNCOMMITTED_BYTES_MAX};
-use crate::names::{Alias, LinkId, Mid, Topic};
+use crate::names::{Alias, Few, LinkId, Mid, Topic};
 use crate::protocol::frame::{Body, Message, Num, Publish, Published, Receivers, Reply};
 use crate::protocol::refusal::{Code, Refusal};
 
@@ -36,7 +36,7 @@ pub(super) enum FanOut {
 #[derive(Debug)]
 pub(super) struct OwedFanOut {
     /// Ascending; at least one.
-    mids: Vec<Mid>,
+    mids: Few<Mid>,
     /// The next receiver's index.
     next: usize,
     /// Receivers handed to so far that can't be expected to acknowledge within a grace.
@@ -107,7 +107,7 @@ impl Hub {
             receivers,
             stage: Stage::FanOut,
             needs_commit: message.receipt || key.is_some(),
-            publishers: vec![Publisher { link: id, num }],
+            publishers: Few::One(Publisher { link: id, num }),
             published,
             key,
             ended: Vec::new(),
@@ -119,7 +119,7 @@ impl Hub {
             fan.mids.push(mid);
             return Ok(());
         }
-        self.fan_out = Some(FanOut::Owed(OwedFanOut { mids: vec![mid], next: 0, offline: 0, ack_mean: 0 }));
+        self.fan_out = Some(FanOut::Owed(OwedFanOut { mids: Few::One(mid), next: 0, offline: 0, ack_mean: 0 }));
         if !is_to_topics || count < JOINED_FROM {
             self.fan_out_slice(fx);
         }
@@ -196,13 +196,13 @@ impl Hub {
     }
 
     /// Which known aliases get it, each once, and the topics that their `t:5` can name.
-    fn receivers(&self, publish: &Publish) -> (Vec<Receiver>, Box<[Topic]>) {
+    fn receivers(&self, publish: &Publish) -> (Few<Receiver>, Box<[Topic]>) {
         match &publish.to {
             Receivers::Aliases(names) => {
                 let known = names.iter().filter_map(|name| self.aliases.find(name.as_str()));
                 (known.map(|alias| Receiver { alias, topic: None }).collect(), Box::default())
             }
-            Receivers::Topics(topics) => (self.subscribed_receivers(topics), topics.clone().into()),
+            Receivers::Topics(topics) => (self.subscribed_receivers(topics).into(), topics.to_vec().into()),
         }
     }
 
@@ -337,7 +337,7 @@ impl Hub {
         &mut self,
         id: LinkId,
         publish: Publish,
-        receivers: Vec<Receiver>,
+        receivers: Few<Receiver>,
         topics: Box<[Topic]>,
         key: Option<Box<PendingKey>>,
         num: Option<Num>,
