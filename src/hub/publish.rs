@@ -74,11 +74,10 @@ impl Hub {
         {
             return Ok(());
         }
-        let (mut receivers, topics) = self.receivers(&publish);
+        let (mut receivers, new, topics) = self.receivers(&publish);
         if publish.time_to_live == 0 {
             return self.publish_live_only(id, publish, receivers, topics, key, num, fx);
         }
-        let new = self.unknown(&publish.to);
         self.admit(&receivers, new.len(), publish.msg.len(), publish.receipt || key.is_some())?;
         let mid = self.next_mid(fx).ok_or(Refusal::new(Code::Unavailable, ""))?;
         for name in new {
@@ -195,22 +194,22 @@ impl Hub {
         true
     }
 
-    /// Which known aliases get it, each once, and the topics that their `t:5` can name.
-    fn receivers(&self, publish: &Publish) -> (Few<Receiver>, Box<[Topic]>) {
+    /// Which known aliases get it, each once; the named ones that are not known yet, for whom it waits; and the topics that their `t:5`
+    /// can name.
+    fn receivers(&self, publish: &Publish) -> (Few<Receiver>, Vec<Alias>, Box<[Topic]>) {
         match &publish.to {
             Receivers::Aliases(names) => {
-                let known = names.iter().filter_map(|name| self.aliases.find(name.as_str()));
-                (known.map(|alias| Receiver { alias, topic: None }).collect(), Box::default())
+                let mut new = Vec::new();
+                let find = |name: &Alias| {
+                    let known = self.aliases.find(name.as_str());
+                    if known.is_none() {
+                        new.push(name.clone());
+                    }
+                    known.map(|alias| Receiver { alias, topic: None })
+                };
+                (names.iter().filter_map(find).collect(), new, Box::default())
             }
-            Receivers::Topics(topics) => (self.subscribed_receivers(topics).into(), topics.to_vec().into()),
-        }
-    }
-
-    /// The named aliases that are not known yet: what is sent to them waits for them.
-    fn unknown(&self, to: &Receivers) -> Vec<Alias> {
-        match to {
-            Receivers::Aliases(names) => names.iter().filter(|name| self.aliases.find(name.as_str()).is_none()).cloned().collect(),
-            Receivers::Topics(_) => Vec::new(),
+            Receivers::Topics(topics) => (self.subscribed_receivers(topics).into(), Vec::new(), topics.to_vec().into()),
         }
     }
 
