@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use micro::Workload;
 use porter::hub::storage::{AliasId, AliasRecord, Batch, Change, Outcome, Owed, PageRequest, Restored, Stamp};
-use porter::names::{Alias, Mid};
+use porter::names::{Alias, Few, Mid};
 use porter::protocol::frame::Message;
 use porter::store::{Answer, Options, Store, StoreHandle};
 
@@ -84,7 +84,7 @@ fn save(mid: u64) -> Change {
     let body = format!("\"{}\"", "x".repeat(100)).into();
     let message =
         Message { mid: Mid::new(mid), ts: 1, expires: u64::MAX >> 1, topics: Box::from([]), receipt: false, publisher: None, body };
-    Change::SaveMessage { message: Arc::new(message), receivers: Box::from([Owed { alias: AliasId(1 + mid % 1_000), topic: None }]) }
+    Change::SaveMessage { message: Arc::new(message), receivers: Few::One(Owed { alias: AliasId(1 + mid % 1_000), topic: None }) }
 }
 
 fn aliases() -> Vec<Change> {

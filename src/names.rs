@@ -3,11 +3,17 @@
 //! Whoever holds an [`Alias`] knows that it has 1 to 128 bytes and no control characters; nobody checks it twice.
 //! This file knows no wire format, no socket and no store.
 
+mod few;
+mod short;
+
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::limits::NAME_BYTES_MAX;
+
+pub use few::Few;
+pub use short::ShortText;
 
 /// Why a text is no valid name. The caller knows which field it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

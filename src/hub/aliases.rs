@@ -2,10 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::hub::few::Few;
 use crate::hub::slab::Slab;
 use crate::hub::storage::{AliasId, AliasRecord};
-use crate::names::{Alias, Mid, Topic, Transport};
+use crate::names::{Alias, Few, LinkId, Mid, Topic, Transport};
 
 /// Place of an alias in the table; valid while the alias is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +35,7 @@ pub(super) struct AliasEntry {
     pub transport: Option<Transport>,
     pub info: Option<Box<str>>,
     /// At most eight, in the order they came.
-    pub sessions: Few,
+    pub sessions: Few<LinkId>,
     /// Sorted.
     pub topics: Vec<TopicKey>,
     /// The mids it is owed, ascending. Mids that have ended for all (expiry) may linger: see `waiting`.

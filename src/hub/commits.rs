@@ -12,7 +12,7 @@ use crate::hub::publish::key_record;
 use crate::hub::storage::{Batch, Change, DeliveryState, Outcome, Owed, ReportLine, Stamp, Trouble};
 use crate::hub::waiting::{self, Stored};
 use crate::limits::{COMMIT_WAIT_MAX, PROOF_AFTER, TRANSACTION_BYTES_MAX, TRANSACTION_ROWS_MAX};
-use crate::names::{LinkId, Mid};
+use crate::names::{Few, LinkId, Mid};
 use crate::protocol::frame::Reply;
 use crate::protocol::refusal::{Code, Refusal};
 
@@ -348,7 +348,7 @@ impl Hub {
 fn add_rows(aliases: &mut Aliases, number: u64, service: u64, pending: &Pending, changes: &mut Vec<Change>) {
     let mid = pending.message.mid;
     let none_ended = pending.left as usize == pending.receivers.len();
-    let mut receivers = Vec::with_capacity(pending.left as usize);
+    let mut receivers = if pending.left > 1 { Few::Many(Vec::with_capacity(pending.left as usize)) } else { Few::None };
     for receiver in &pending.receivers {
         let is_owed = none_ended || aliases.try_get(receiver.alias).is_some_and(|entry| entry.owed.binary_search(&mid).is_ok());
         if !is_owed {
@@ -369,7 +369,7 @@ fn add_rows(aliases: &mut Aliases, number: u64, service: u64, pending: &Pending,
     changes.extend(pending.ended.iter().map(|line| Change::SaveReport { mid, line: line.clone() }));
     if !receivers.is_empty() {
         receivers.sort_unstable_by_key(|owed| owed.alias);
-        changes.push(Change::SaveMessage { message: Arc::clone(&pending.message), receivers: receivers.into() });
+        changes.push(Change::SaveMessage { message: Arc::clone(&pending.message), receivers });
     }
     if let Some(key) = &pending.key {
         changes.push(Change::SaveKey(key_record(key, pending.published, service)));

@@ -15,7 +15,6 @@ mod deliveries;
 mod door;
 pub mod durations;
 pub mod effects;
-mod few;
 pub mod gather;
 mod hash;
 mod keys;

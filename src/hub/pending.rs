@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::hub::aliases::AliasKey;
 use crate::hub::hash::NumberMap;
 use crate::hub::storage::ReportLine;
-use crate::names::{LinkId, Mid};
+use crate::names::{Few, LinkId, Mid};
 use crate::protocol::frame::{Message, Num, Published};
 
 /// One receiver of a message.
@@ -40,14 +40,14 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub message: Arc<Message>,
-    pub receivers: Vec<Receiver>,
+    pub receivers: Few<Receiver>,
     /// Deliveries that have not ended.
     pub left: u32,
     pub stage: Stage,
     /// It has an `opts.id` or a receipt: `-6` waits for the commit even if all have acknowledged.
     pub needs_commit: bool,
     /// The publisher and those who repeated its `opts.id`; empty once answered.
-    pub publishers: Vec<Publisher>,
+    pub publishers: Few<Publisher>,
     pub published: Published,
     /// Its `opts.id`: hash, publisher, id.
     pub key: Option<Box<PendingKey>>,

@@ -9,7 +9,7 @@ use crate::hub::live_only::LiveMessage;
 use crate::hub::pending::{Pending, PendingKey, Publisher, Receiver, Stage};
 use crate::hub::storage::{Change, KeyRecord};
 use crate::limits::{DELIVERIES_PER_TURN_MAX, GRACE_MAX, GRACE_MIN, UNCOMMITTED_BYTES_MAX};
-use crate::names::{Alias, LinkId, Mid, Topic};
+use crate::names::{Alias, Few, LinkId, Mid, Topic};
 use crate::protocol::frame::{Body, Message, Num, Publish, Published, Receivers, Reply};
 use crate::protocol::refusal::{Code, Refusal};
 
@@ -36,7 +36,7 @@ pub(super) enum FanOut {
 #[derive(Debug)]
 pub(super) struct OwedFanOut {
     /// Ascending; at least one.
-    mids: Vec<Mid>,
+    mids: Few<Mid>,
     /// The next receiver's index.
     next: usize,
     /// Receivers handed to so far that can't be expected to acknowledge within a grace.
@@ -74,11 +74,10 @@ impl Hub {
         {
             return Ok(());
         }
-        let (mut receivers, topics) = self.receivers(&publish);
+        let (mut receivers, new, topics) = self.receivers(&publish);
         if publish.time_to_live == 0 {
             return self.publish_live_only(id, publish, receivers, topics, key, num, fx);
         }
-        let new = self.unknown(&publish.to);
         self.admit(&receivers, new.len(), publish.msg.len(), publish.receipt || key.is_some())?;
         let mid = self.next_mid(fx).ok_or(Refusal::new(Code::Unavailable, ""))?;
         for name in new {
@@ -107,7 +106,7 @@ impl Hub {
             receivers,
             stage: Stage::FanOut,
             needs_commit: message.receipt || key.is_some(),
-            publishers: vec![Publisher { link: id, num }],
+            publishers: Few::One(Publisher { link: id, num }),
             published,
             key,
             ended: Vec::new(),
@@ -119,7 +118,7 @@ impl Hub {
             fan.mids.push(mid);
             return Ok(());
         }
-        self.fan_out = Some(FanOut::Owed(OwedFanOut { mids: vec![mid], next: 0, offline: 0, ack_mean: 0 }));
+        self.fan_out = Some(FanOut::Owed(OwedFanOut { mids: Few::One(mid), next: 0, offline: 0, ack_mean: 0 }));
         if !is_to_topics || count < JOINED_FROM {
             self.fan_out_slice(fx);
         }
@@ -195,22 +194,22 @@ impl Hub {
         true
     }
 
-    /// Which known aliases get it, each once, and the topics that their `t:5` can name.
-    fn receivers(&self, publish: &Publish) -> (Vec<Receiver>, Box<[Topic]>) {
+    /// Which known aliases get it, each once; the named ones that are not known yet, for whom it waits; and the topics that their `t:5`
+    /// can name.
+    fn receivers(&self, publish: &Publish) -> (Few<Receiver>, Vec<Alias>, Box<[Topic]>) {
         match &publish.to {
             Receivers::Aliases(names) => {
-                let known = names.iter().filter_map(|name| self.aliases.find(name.as_str()));
-                (known.map(|alias| Receiver { alias, topic: None }).collect(), Box::default())
+                let mut new = Vec::new();
+                let find = |name: &Alias| {
+                    let known = self.aliases.find(name.as_str());
+                    if known.is_none() {
+                        new.push(name.clone());
+                    }
+                    known.map(|alias| Receiver { alias, topic: None })
+                };
+                (names.iter().filter_map(find).collect(), new, Box::default())
             }
-            Receivers::Topics(topics) => (self.subscribed_receivers(topics), topics.clone().into()),
-        }
-    }
-
-    /// The named aliases that are not known yet: what is sent to them waits for them.
-    fn unknown(&self, to: &Receivers) -> Vec<Alias> {
-        match to {
-            Receivers::Aliases(names) => names.iter().filter(|name| self.aliases.find(name.as_str()).is_none()).cloned().collect(),
-            Receivers::Topics(_) => Vec::new(),
+            Receivers::Topics(topics) => (self.subscribed_receivers(topics).into(), Vec::new(), topics.to_vec().into()),
         }
     }
 
@@ -337,7 +336,7 @@ impl Hub {
         &mut self,
         id: LinkId,
         publish: Publish,
-        receivers: Vec<Receiver>,
+        receivers: Few<Receiver>,
         topics: Box<[Topic]>,
         key: Option<Box<PendingKey>>,
         num: Option<Num>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::names::{Alias, Mid, Topic, Transport};
+use crate::names::{Alias, Few, Mid, Topic, Transport};
 use crate::protocol::frame::Message;
 
 /// The number under which the store knows an alias. Given out by the hub from a counter that never goes back.
@@ -123,7 +123,7 @@ pub enum Change {
         /// The message.
         message: Arc<Message>,
         /// Who is owed it, in the order of their aliases' numbers.
-        receivers: Box<[Owed]>,
+        receivers: Few<Owed>,
     },
     /// The last delivery has ended: delete the row and its endings.
     DeleteMessage(Mid),

@@ -12,6 +12,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use memchr::{memchr, memchr2};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -19,7 +20,7 @@ use crate::limits::{
     IDEMPOTENCY_KEY_BYTES_MAX, INFO_BYTES_MAX, NAMES_PER_FRAME_MAX, NUM_BYTES_MAX, REASON_BYTES_MAX, TIME_TO_LIVE_DEFAULT_S,
     TIME_TO_LIVE_MAX_S,
 };
-use crate::names::{Alias, BadName, Mid, RoomName, Topic, UserName};
+use crate::names::{Alias, BadName, Few, Mid, RoomName, Topic, UserName};
 use crate::protocol::flat;
 use crate::protocol::frame::{BindKind, Body, DoorAnswer, DoorFrame, DoorKind, Mids, Num, Publish, Receivers, Request};
 use crate::protocol::refusal::{Code, Refusal};
@@ -155,7 +156,8 @@ impl Members<'_> {
             _ => return Err(bad(member)),
         };
         // `parse` would take `+6`, `06` and `-05` as well.
-        let canonical = !digits.trim_start_matches('-').starts_with(['+', '0']);
+        let unsigned = digits.as_bytes().iter().find(|digit| **digit != b'-');
+        let canonical = !matches!(unsigned, Some(b'+' | b'0'));
         Ok(digits.parse().ok().filter(|_| canonical).unwrap_or(0))
     }
 
@@ -255,7 +257,7 @@ impl<'a> Members<'a> {
 
     fn num(&self) -> Result<Option<Num>, Refusal> {
         let Some(raw) = self.get(Member::Num) else { return Ok(None) };
-        if raw.len() > NUM_BYTES_MAX || !(raw.starts_with('"') || is_number(raw)) {
+        if raw.len() > NUM_BYTES_MAX || !(raw.as_bytes().first() == Some(&b'"') || is_number(raw)) {
             return Err(bad(Member::Num));
         }
         Ok(Some(Num::new(raw)))
@@ -284,10 +286,10 @@ impl<'a> Members<'a> {
 
     /// A string or an array of strings as names, each once in the order listed. The bound counts them as listed. An empty
     /// array names nobody, which is fine for a publish: it has no receivers.
-    fn names<N: Clone + Eq + Hash>(&self, member: Member, new: fn(&str) -> Result<N, BadName>) -> Result<Vec<N>, Refusal> {
+    fn names<N: Clone + Eq + Hash>(&self, member: Member, new: fn(&str) -> Result<N, BadName>) -> Result<Few<N>, Refusal> {
         let raw = self.required(member)?;
         if let Some(name) = string(raw) {
-            return Ok(vec![new(&name).map_err(|_| bad(member))?]);
+            return Ok(Few::One(new(&name).map_err(|_| bad(member))?));
         }
         let (mut names, mut listed) = (Vec::new(), 0);
         let all_fit = each(raw, |item| {
@@ -302,11 +304,11 @@ impl<'a> Members<'a> {
             let mut seen = HashSet::with_capacity(names.len());
             names.retain(|name| seen.insert(name.clone()));
         }
-        Ok(names)
+        Ok(names.into())
     }
 
     /// `topic` of register and unregister: an empty array is as good as none, and most likely a fault of the client's.
-    fn some_topics(&self) -> Result<Vec<Topic>, Refusal> {
+    fn some_topics(&self) -> Result<Few<Topic>, Refusal> {
         let topics = self.names(Member::Topic, Topic::new)?;
         if topics.is_empty() { Err(missing(Member::Topic)) } else { Ok(topics) }
     }
@@ -359,9 +361,9 @@ fn bad(member: Member) -> Refusal {
 
 /// The text of a JSON string; `None` for another value, and for escapes that make no text (half a surrogate pair).
 fn string(raw: &str) -> Option<Cow<'_, str>> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if !inner.contains('\\') {
-        return Some(Cow::Borrowed(inner));
+    let [b'"', inner @ .., b'"'] = raw.as_bytes() else { return None };
+    if memchr(b'\\', inner).is_none() {
+        return Some(Cow::Borrowed(&raw[1..raw.len() - 1]));
     }
     serde_json::from_str(raw).ok().map(Cow::Owned)
 }
@@ -379,7 +381,7 @@ fn mid(raw: &str) -> Option<Mid> {
 }
 
 fn is_number(raw: &str) -> bool {
-    raw.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+    matches!(raw.as_bytes().first(), Some(b'-' | b'0'..=b'9'))
 }
 
 /// Gives the elements of a JSON array to `take` until it says no. Whether it was an array and all were taken. One by one:
@@ -408,7 +410,7 @@ fn each<'a>(raw: &'a str, take: impl FnMut(&'a str) -> bool) -> bool {
 /// JSON text with the line breaks between its tokens made spaces, so that it fits a line. Inside a string a line break
 /// can't be: valid JSON has it escaped there.
 fn on_one_line(text: &str) -> Cow<'_, str> {
-    if memchr::memchr2(b'\r', b'\n', text.as_bytes()).is_none() {
+    if memchr2(b'\r', b'\n', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     Cow::Owned(text.replace(['\r', '\n'], " "))
@@ -657,9 +659,10 @@ mod tests {
 
     /// Heap bytes that a request holds on to.
     fn held(request: &Request) -> usize {
-        fn names<N>(names: &Vec<N>, text: fn(&N) -> &str) -> usize {
+        fn names<N>(names: &Few<N>, text: fn(&N) -> &str) -> usize {
+            let places = if let Few::Many(names) = names { names.capacity() } else { 0 };
             // Each name is shared: two counters beside the text.
-            names.capacity() * size_of::<N>() + names.iter().map(|name| 16 + text(name).len()).sum::<usize>()
+            places * size_of::<N>() + names.iter().map(|name| 16 + text(name).len()).sum::<usize>()
         }
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let body = match &request.body {

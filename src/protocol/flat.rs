@@ -4,32 +4,39 @@
 /// Gives the members of a flat object to `take`: each name without its quotes, each value as the text it was written in. `None`: it
 /// is no such object, and what was given so far means nothing.
 pub(super) fn members<'a>(text: &'a str, mut take: impl FnMut(&'a str, &'a str)) -> Option<()> {
-    let mut rest = text.strip_prefix('{')?;
+    // By bytes: asking a `str` for a char at its beginning is a call.
+    let bytes = text.as_bytes();
+    let mut at = behind(bytes, 0, b'{')?;
     loop {
-        let name = &rest[..string(rest)?];
-        rest = rest[name.len()..].strip_prefix(':')?;
-        let value = &rest[..value(rest)?];
-        rest = &rest[value.len()..];
-        take(&name[1..name.len() - 1], value);
-        match rest.strip_prefix(',') {
-            Some(next) => rest = next,
-            None => return (rest == "}").then_some(()),
+        let name = at..at + string(&bytes[at..])?;
+        let begin = behind(bytes, name.end, b':')?;
+        let end = begin + value(&bytes[begin..])?;
+        take(&text[name.start + 1..name.end - 1], &text[begin..end]);
+        match bytes[end..] {
+            [b',', ..] => at = end + 1,
+            [b'}'] => return Some(()),
+            _ => return None,
         }
     }
 }
 
+/// What follows `byte`, if that is what stands at `at`.
+fn behind(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
+    (*bytes.get(at)? == byte).then_some(at + 1)
+}
+
 /// Bytes of the value that begins here.
-fn value(text: &str) -> Option<usize> {
-    match text.as_bytes().first()? {
+fn value(text: &[u8]) -> Option<usize> {
+    match text.first()? {
         b'"' => string(text),
-        b'-' | b'0'..=b'9' => integer(text.as_bytes()),
-        _ => ["true", "false", "null"].into_iter().find(|word| text.starts_with(word)).map(str::len),
+        b'-' | b'0'..=b'9' => integer(text),
+        _ => ["true", "false", "null"].into_iter().find(|word| text.starts_with(word.as_bytes())).map(str::len),
     }
 }
 
 /// Bytes of the string that begins here, with its quotes.
-fn string(text: &str) -> Option<usize> {
-    let inner = text.strip_prefix('"')?.as_bytes();
+fn string(text: &[u8]) -> Option<usize> {
+    let (b'"', inner) = text.split_first()? else { return None };
     let end = first_special(inner)?;
     (inner[end] == b'"').then_some(end + 2)
 }

@@ -3,15 +3,15 @@
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
-use crate::names::{Alias, Mid, RoomName, Topic, UserName};
+use crate::names::{Alias, Few, Mid, RoomName, ShortText, Topic, UserName};
 use crate::protocol::refusal::Refusal;
 
 /// What a reply carries back to whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Num {
-    /// The caller's correlation value, as the JSON text it was written in: a string with its quotes, or a number. Empty: none. Shared:
-    /// it is held while its publish waits, and goes back with the answer.
-    pub text: Arc<str>,
+    /// The caller's correlation value, as the JSON text it was written in: a string with its quotes, or a number. Empty: none.
+    /// It is held while its publish waits, and goes back with the answer.
+    pub text: ShortText,
     /// Which question it was, where replies name theirs.
     pub call: Option<Call>,
 }
@@ -67,7 +67,7 @@ pub enum Body {
         /// Only checked against the bound alias; never binds.
         alias: Option<Alias>,
         /// At least one topic.
-        topics: Vec<Topic>,
+        topics: Few<Topic>,
         /// The JSON text of an object of at most 1 KiB.
         info: Option<Box<str>>,
     },
@@ -101,7 +101,7 @@ pub enum Body {
         /// Only checked against the bound alias.
         alias: Option<Alias>,
         /// At least one topic.
-        topics: Vec<Topic>,
+        topics: Few<Topic>,
     },
     /// Whether an alias is online, and its topics; only Socket.IO asks so.
     Status {
@@ -188,9 +188,9 @@ pub struct Publish {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receivers {
     /// `publish`: everybody subscribed to one of them.
-    Topics(Vec<Topic>),
+    Topics(Few<Topic>),
     /// `publish_to_alias`: exactly these.
-    Aliases(Vec<Alias>),
+    Aliases(Few<Alias>),
 }
 
 /// Which door frame it is.

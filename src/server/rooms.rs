@@ -62,7 +62,7 @@ pub struct Rooms {
 }
 
 /// What a request comes to, before its body is read and after.
-enum Asked {
+pub enum Asked {
     /// A place in a room.
     Enter(RoomPath, IpAddr, Option<Arc<Claims>>),
     /// To be told why not, by a close code.

@@ -27,6 +27,11 @@ const BODY_CHECK: u32 = 0xff_ffff;
 const HEAD_CHECK_AT: u32 = 32;
 const HEAD_CHECK: u32 = 0x7fff_ffff;
 
+/// What the checks of these rows begin with.
+const MESSAGE: Check = Check::of("message");
+const BODY: Check = Check::of("body");
+const ENDED: Check = Check::of("ended");
+
 /// All messages without their bodies, oldest first, for [`get_owed`].
 pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, topic_of, octet_length(body), ts, topics \
                              FROM message ORDER BY mid";
@@ -252,7 +257,7 @@ struct Head<'r> {
 
 impl Head<'_> {
     fn check(&self, body_check: u32) -> u32 {
-        let check = Check::of("message").number(self.mid.number()).number(self.expires).number(self.ts);
+        let check = MESSAGE.number(self.mid.number()).number(self.expires).number(self.ts);
         let check = check.number(u64::from(self.flags) | u64::from(body_check) << BODY_CHECK_AT | self.body_bytes << 32);
         let check = check.text_or_null(self.publisher).text_or_null(self.topics).text(self.receivers);
         check.text_or_null(self.topic_of).end() & HEAD_CHECK
@@ -283,9 +288,9 @@ fn written_body_check(sealed: i64) -> u32 {
 }
 
 fn body_check(body: &str) -> u32 {
-    Check::of("body").text(body).end() & BODY_CHECK
+    BODY.text(body).end() & BODY_CHECK
 }
 
 fn ended_check(message: Mid, alias: AliasId) -> Check {
-    Check::of("ended").number(message.number()).number(alias.0)
+    ENDED.number(message.number()).number(alias.0)
 }

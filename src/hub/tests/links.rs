@@ -116,7 +116,7 @@ fn a_hold_ends_after_a_second_with_unavailable_and_the_change_may_still_hold() {
     assert_eq!(scene.ms(999), NONE);
     assert_eq!(scene.ms(101), ["0: unavailable #1", "0: -3 t #2", "ready 0"]);
     assert_eq!(scene.commit(), NONE);
-    assert_eq!(scene.crashed().hub.alias_status(&alias("a")).0, topics(&["t"]));
+    assert_eq!(scene.crashed().hub.alias_status(&alias("a")).0, topics(&["t"])[..]);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn an_alias_is_forgotten_with_its_subscriptions_after_180_days_without_a_session
     assert_eq!(scene.hub.load().aliases, 1);
     scene.settle();
     assert_eq!(scene.model.subscriptions.len(), 1);
-    assert_eq!(scene.crashed().hub.alias_status(&alias("here")).0, topics(&["t"]));
+    assert_eq!(scene.crashed().hub.alias_status(&alias("here")).0, topics(&["t"])[..]);
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn what_still_comes_for_an_alias_does_not_keep_its_subscriptions_for_ever() {
     scene.subscriber("away", "t");
     let publisher = scene.open_over(Transport::SocketIo, None);
     for _ in 0..9 {
-        assert_eq!(scene.hub.alias_status(&alias("away")).0, topics(&["t"]));
+        assert_eq!(scene.hub.alias_status(&alias("away")).0, topics(&["t"])[..]);
         scene.send(publisher, [on(&["t"]).ttl(TIME_TO_LIVE_MAX_S).frame()]);
         scene.settle();
         scene.wait(days(20));
@@ -317,7 +317,7 @@ fn a_session_that_lasted_for_months_does_not_look_like_months_of_absence_after_a
     let mut scene = scene.crashed();
     scene.now = now;
     scene.ms(1_000);
-    assert_eq!(scene.hub.alias_status(&alias("a")).0, topics(&["t"]));
+    assert_eq!(scene.hub.alias_status(&alias("a")).0, topics(&["t"])[..]);
 }
 
 /// The same frame, asked by an event that waits for an acknowledgement.

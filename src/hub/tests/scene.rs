@@ -13,7 +13,7 @@ use crate::hub::storage::{AliasId, Batch, Change, Outcome, PageRequest, Trouble}
 use crate::hub::tests::model::Model;
 use crate::hub::{Hub, Input, Now, Options};
 use crate::limits::Limits;
-use crate::names::{Alias, LinkId, Mid, RoomName, Topic, Transport, UserName};
+use crate::names::{Alias, Few, LinkId, Mid, RoomName, Topic, Transport, UserName};
 use crate::protocol::frame::{BindKind, Body, DoorAnswer, DoorFrame, DoorKind, Mids, Num, Publish, Receivers, Reply, Request};
 use crate::protocol::refusal::{Code, Refusal};
 use crate::protocol::room::RoomFrame;
@@ -401,7 +401,7 @@ pub(in crate::hub) fn alias(name: &str) -> Alias {
     Alias::new(name).unwrap()
 }
 
-pub(in crate::hub) fn topics(names: &[&str]) -> Vec<Topic> {
+pub(in crate::hub) fn topics(names: &[&str]) -> Few<Topic> {
     names.iter().map(|name| Topic::new(name).unwrap()).collect()
 }
 
