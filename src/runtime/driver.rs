@@ -117,7 +117,10 @@ pub(super) struct Core {
     /// What is acted on is a batch with door frames: its answers are written with what it has for doors.
     acts_for_door: bool,
     congested: Vec<(LinkId, Mid)>,
-    touched_rooms: Vec<Arc<RoomOutbox>>,
+    /// Of rooms, likewise.
+    touched_rooms: VecDeque<Arc<RoomOutbox>>,
+    /// Of rooms, those with door frames that are not written yet.
+    door_rooms: Vec<Arc<RoomOutbox>>,
     /// Members of rooms whose outbox is full now.
     full: Vec<LinkId>,
     /// What the frames of rooms came to in this turn, over all who get them.
@@ -373,7 +376,7 @@ fn turn(shared: &Shared) -> Turn {
     }
     let some_wait_to_read = shared.turnstile.turn();
     let core = shared.core();
-    if some_wait_to_read || core.is_behind || core.hub.has_work() || !shared.lanes().is_empty() {
+    if some_wait_to_read || core.has_to_write() || core.hub.has_work() || !shared.lanes().is_empty() {
         return Turn::Again;
     }
     Turn::Idle { until: core.hub.next_tick() }
@@ -390,6 +393,10 @@ fn piece<T>(shared: &Shared, act: impl FnOnce(&mut Core, Now) -> T) -> T {
 fn relay_rooms(shared: &Shared, core: &mut Core, now: Now) {
     core.room_bytes = 0;
     let mut frames = 0;
+    if !core.touched_rooms.is_empty() {
+        // Nothing more to rooms before what they have is written.
+        return;
+    }
     while frames < ROOM_FRAMES_PER_TURN_MAX && core.room_bytes < ROOM_BYTES_PER_TURN_MAX {
         let Some(input) = next_input(shared, |lanes| &mut lanes.rooms) else { return };
         if let Input::RoomFrames { frames: batch, .. } = &input {
@@ -527,7 +534,8 @@ impl Core {
             doors: Vec::new(),
             acts_for_door: false,
             congested: Vec::new(),
-            touched_rooms: Vec::new(),
+            touched_rooms: VecDeque::new(),
+            door_rooms: Vec::new(),
             full: Vec::new(),
             room_bytes: 0,
             bounds,
@@ -631,7 +639,7 @@ impl Core {
                 if let Some(outbox) = self.outlets.room(link)
                     && outbox.ping()
                 {
-                    self.touched_rooms.push(Arc::clone(outbox));
+                    self.touched_rooms.push_back(Arc::clone(outbox));
                 }
             }
             Effect::KeepPicture { id, picture, service } => self.pictures.keep(id, picture, service),
@@ -731,7 +739,7 @@ impl Core {
         for target in targets {
             if let Some(outbox) = self.outlets.room(target.link) {
                 if outbox.add_door(frame.text.as_bytes(), opened_at) {
-                    self.touched_rooms.push(Arc::clone(outbox));
+                    self.door_rooms.push(Arc::clone(outbox));
                 }
                 continue;
             }
@@ -760,7 +768,7 @@ impl Core {
                 Some(Outlet::Room(outbox)) => {
                     let added = outbox.add(&shared);
                     if added.untouched {
-                        self.touched_rooms.push(Arc::clone(outbox));
+                        self.touched_rooms.push_back(Arc::clone(outbox));
                     }
                     if added.full {
                         self.full.push(*link);
@@ -795,7 +803,7 @@ impl Core {
                 match room_close_code(why) {
                     Some(code) => {
                         if outbox.close(code, why == Closing::Overloaded) {
-                            self.touched_rooms.push(outbox);
+                            self.touched_rooms.push_back(outbox);
                         }
                     }
                     None => outbox.cut(),
@@ -811,12 +819,13 @@ impl Core {
         for outbox in self.doors.drain(..) {
             outbox.flush(&mut self.spare);
         }
-        for outbox in self.touched_rooms.drain(..) {
+        for outbox in self.door_rooms.drain(..) {
             outbox.flush();
         }
     }
 
-    /// Writes every touched outbox once, but no more than `most`: the others go first the next time. True if there are any.
+    /// Writes every touched outbox once, but no more than `most` of rooms and of all others: the rest goes first the next time. True if
+    /// there is any.
     fn flush(&mut self, most: usize) -> bool {
         self.flush_doors();
         let written = self.touched.len().min(most);
@@ -827,7 +836,18 @@ impl Core {
         if !self.is_behind {
             self.touched.shrink_to(TOUCHED_KEPT);
         }
-        self.is_behind
+        let written = self.touched_rooms.len().min(most);
+        for outbox in self.touched_rooms.drain(..written) {
+            outbox.flush_touched();
+        }
+        if self.touched_rooms.is_empty() {
+            self.touched_rooms.shrink_to(TOUCHED_KEPT);
+        }
+        self.has_to_write()
+    }
+
+    fn has_to_write(&self) -> bool {
+        !self.touched.is_empty() || !self.touched_rooms.is_empty()
     }
 
     /// Cuts every link, and answers every request that has no answer: the process is ending.

@@ -181,7 +181,7 @@ impl RoomOutbox {
         state.waiting > 0 && self.bounds.held.load(Ordering::Relaxed) > self.bounds.total.load(Ordering::Relaxed)
     }
 
-    /// Adds a door frame, ahead of all that has not begun to be written. True: untouched so far.
+    /// Adds a door frame, ahead of all that has not begun to be written. False: there is no room for it.
     pub(super) fn add_door(&self, text: &[u8], opened_at: Option<u64>) -> bool {
         let mut state = self.state();
         if opened_at.is_some() && !state.is_door {
@@ -196,7 +196,7 @@ impl RoomOutbox {
         websocket::frame(Opcode::Text, &mut bytes, |out| out.extend_from_slice(text));
         let stale_at = opened_at.map(|at| at + OPENING_AGE_MAX.as_micros() as u64);
         state.doors.push_back(Own { bytes, stale_at });
-        !std::mem::replace(&mut state.touched, true)
+        true
     }
 
     /// Adds a ping. True: untouched so far.
@@ -263,6 +263,13 @@ impl RoomOutbox {
     pub(super) fn cut(&self) {
         // Fails only if it is cut already.
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
+    }
+
+    /// Writes what it has if that was not done since something was added.
+    pub(super) fn flush_touched(self: &Arc<Self>) {
+        if self.state().touched {
+            self.flush();
+        }
     }
 
     /// Writes what was added; where the socket does not take all, a writer task goes on.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::clients::Client;
+use crate::clients::{Client, WebSocket, handshake};
 use crate::memory::raise_descriptor_limit;
 use crate::porter::{DEADLINE, Porter, Site};
 
@@ -512,6 +512,60 @@ fn a_door_does_not_wait_for_a_fan_out_to_thousands() {
             speak_to(crowd, publisher);
         });
         (bystander.watch_quiet(), bystander.watch_under(vec![speaks]))
+    });
+}
+
+/// Who see a room's pictures, and the pictures that are shown while a bystander is watched.
+const VIEWERS: usize = 500;
+const PICTURES: usize = 20;
+
+/// Shows a picture to all, the next one when all have seen it.
+fn show_to(viewers: &mut [TcpStream], camera: &mut WebSocket) {
+    let picture = vec![7; 50_000];
+    let whole = picture.len() + 4;
+    let mut bytes = vec![0; 64 << 10];
+    for number in 0..PICTURES {
+        camera.send_binary(&picture);
+        let begin = Instant::now();
+        let mut left = vec![whole; viewers.len()];
+        while left.iter().any(|left| *left > 0) {
+            assert!(begin.elapsed() < DEADLINE, "picture {number} did not come to all");
+            for (stream, left) in viewers.iter_mut().zip(&mut left).filter(|(_, left)| **left > 0) {
+                let most = bytes.len().min(*left);
+                *left -= stream.read(&mut bytes[..most]).unwrap_or(0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_door_does_not_wait_for_a_picture_to_hundreds() {
+    let _took = Took::new("pictures to hundreds");
+    let site = site();
+    let address = site.porter.websocket;
+    let mut viewers: Vec<TcpStream> = (0..VIEWERS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(handshake("/capture-hall/1", "").as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for stream in &mut viewers {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        stream.set_nonblocking(true).unwrap();
+    }
+    let parts = Arc::new(Mutex::new((viewers, WebSocket::connect(address, "/capture-hall/0"))));
+    compare_on(&site, "pictures to hundreds", || {
+        let parts = Arc::clone(&parts);
+        vec![load(move || {
+            let (viewers, camera) = &mut *parts.lock().unwrap();
+            show_to(viewers, camera);
+        })]
     });
 }
 
