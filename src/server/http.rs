@@ -514,7 +514,7 @@ impl From<HttpRefusal> for Failure {
 
 /// After so long without a request what the next one needs is made anew: a connection that is busy keeps it.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes that one read may bring.
+/// Bytes that one read may bring: by so many a client may pass the bound of what it sends ahead.
 const READ_BYTES: usize = 16 << 10;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;

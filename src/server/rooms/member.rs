@@ -29,7 +29,7 @@ const READ_BYTES: [usize; 2] = [4 << 10, SCRATCH_BYTES];
 /// The buffer that a member holds while it has sent a part of a frame: doors send pictures, others mostly little.
 const DOOR_BUFFER_BYTES: usize = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
-/// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset.
+/// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset. The outbox cuts that soon.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 
 /// A member and its reading side.
