@@ -66,30 +66,23 @@ impl Arrival {
 
     /// Reads what there is into `buffer`. Returns when it came at the earliest, monotonic, µs, and how many bytes; 0: no more come.
     pub fn poll_read(&mut self, stream: &Async<TcpStream>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(u64, usize)>> {
-        self.poll_read_in_turn(stream, |_| true, cx, buffer)
+        self.poll_read_in_turn(stream, None, |_| true, cx, buffer)
     }
 
     /// The same, once `may_read` says so: asked when there seems to be something to read, and again each time it has woken the waker.
-    /// What waits for that is as old as it was when it was found.
+    /// What waits for that is as old as it was when it was found. A door is not asked: it reads as soon as something comes.
     pub fn poll_read_in_turn(
         &mut self,
         stream: &Async<TcpStream>,
+        door: Option<&DoorSocket>,
         may_read: impl FnMut(&Waker) -> bool,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<(u64, usize)>> {
-        self.poll_read_from(stream.get_ref(), |cx| stream.poll_readable(cx), may_read, cx, buffer)
-    }
-
-    /// The same for a door, which reads as soon as something comes.
-    pub fn poll_read_door(
-        &mut self,
-        stream: &Async<TcpStream>,
-        door: &DoorSocket,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<(u64, usize)>> {
-        self.poll_read_from(stream.get_ref(), |cx| door.poll_readable(cx), |_| true, cx, buffer)
+        match door {
+            Some(door) => self.poll_read_from(stream.get_ref(), |cx| door.poll_readable(cx), |_| true, cx, buffer),
+            None => self.poll_read_from(stream.get_ref(), |cx| stream.poll_readable(cx), may_read, cx, buffer),
+        }
     }
 
     fn poll_read_from(
@@ -177,7 +170,7 @@ mod tests {
                     asked = true;
                     may_read
                 };
-                let read = arrival.poll_read_in_turn(&server, may, cx, &mut buffer);
+                let read = arrival.poll_read_in_turn(&server, None, may, cx, &mut buffer);
                 match read {
                     Poll::Ready(read) => Poll::Ready(Some(read.unwrap())),
                     Poll::Pending if asked && !may_read => Poll::Ready(None),

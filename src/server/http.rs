@@ -6,9 +6,8 @@
 //! Memory: an idle connection is its socket, an empty decoder and a timer. All that requests need lives in one boxed future that is
 //! gone soon after the last answer. Hence the rule for whoever edits this file: nothing large across an await in [`serve`] or `wait`.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice, Write};
+use std::io::{IoSlice, Write};
 use std::net::{IpAddr, Shutdown as Half};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -38,6 +37,7 @@ use crate::runtime::socket::{Socket, hold_little};
 use crate::server::arrival::Arrival;
 use crate::server::http::alarm::Alarm;
 use crate::server::listener::{Accepted, Permit};
+use crate::server::scratch;
 
 mod alarm;
 #[cfg(test)]
@@ -432,14 +432,14 @@ impl<S: Service> Connection<S> {
 
     /// Reads what there is into the decoder.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        let decoder = &mut self.decoder;
-        match ready!(poll_scratch(&self.stream, &mut self.arrival, cx, |bytes| decoder.push(bytes))) {
+        scratch::lend(|scratch| match ready!(self.arrival.poll_read(&self.stream, cx, &mut scratch[..READ_BYTES])) {
             Ok((_, 0)) | Err(_) => Poll::Ready(Err(Gone)),
-            Ok((came_at, _)) => {
+            Ok((came_at, read)) => {
                 self.came_at = came_at;
+                self.decoder.push(&scratch[..read]);
                 Poll::Ready(Ok(()))
             }
-        }
+        })
     }
 
     /// Ready when the peer has left. What it sends ahead meanwhile is kept, to a bound; beyond it nobody looks.
@@ -485,16 +485,7 @@ impl<S: Service> Connection<S> {
         if self.stream.get_ref().shutdown(Half::Write).is_err() {
             return;
         }
-        let mut drained = 0;
-        let drain = poll_fn(|cx| {
-            while drained < HTTP_DRAIN_BYTES_MAX {
-                match ready!(poll_scratch(&self.stream, &mut self.arrival, cx, |_| ())) {
-                    Ok((_, 0)) | Err(_) => break,
-                    Ok((_, bytes)) => drained += bytes,
-                }
-            }
-            Poll::Ready(())
-        });
+        let drain = scratch::drain(&self.stream, &mut self.arrival, HTTP_DRAIN_BYTES_MAX);
         // Whether the peer has closed or not: this was its time.
         let _ = timeout(self.options.drain_wait, drain).await;
     }
@@ -521,22 +512,10 @@ impl From<HttpRefusal> for Failure {
     }
 }
 
-/// Reads into a buffer that all connections of a thread share: none needs one of its own while it waits.
-fn poll_scratch(stream: &Socket, arrival: &mut Arrival, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<(u64, usize)>> {
-    thread_local! {
-        static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        let (came_at, bytes) = ready!(arrival.poll_read(stream, cx, scratch))?;
-        take(&scratch[..bytes]);
-        Poll::Ready(Ok((came_at, bytes)))
-    })
-}
-
 /// After so long without a request what the next one needs is made anew: a connection that is busy keeps it.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes that one read may bring.
-const SCRATCH_BYTES: usize = 16 << 10;
+/// Bytes that one read may bring: by so many a client may pass the bound of what it sends ahead.
+const READ_BYTES: usize = 16 << 10;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;
 /// A body of so many bytes goes out in one piece with its head.

@@ -9,6 +9,7 @@ pub mod network;
 pub mod origin;
 pub mod rest;
 pub mod rooms;
+pub mod scratch;
 pub mod socketio;
 pub mod tally;
 pub mod tcp;

@@ -1,9 +1,8 @@
 //! PushServer: the line protocol (Protocol §6). Bytes to lines, lines to frames, frames to the hub in batches.
 //!
 //! What the hub says goes out through the link's outbox; here is only the reading side. While a link is idle it holds no buffer:
-//! bytes are read into a scratch that all links of a thread share, and only an incomplete rest is kept.
+//! bytes are read into a scratch ([`scratch`]), and only an incomplete rest is kept.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,18 +21,13 @@ use crate::runtime::turnstile::Ticket;
 use crate::server::arrival::Arrival;
 use crate::server::gate::Gate;
 use crate::server::listener::{Accepted, Permit};
+use crate::server::scratch;
 
-/// Bytes of the scratch that one read fills at most.
-const SCRATCH_BYTES: usize = 64 << 10;
 /// Bytes of a closed link that are read and thrown away, so that its peer sees the error and no reset (G8).
 const DRAIN_BYTES_MAX: usize = 64 << 10;
 
 /// A method of 16 letters and the space behind it: what must have come to tell an HTTP request.
 const METHOD_BYTES_MAX: usize = 17;
-
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
-}
 
 /// What every link of the port needs.
 pub struct TcpServer {
@@ -132,7 +126,7 @@ impl Connection {
                 Read::Broken => return false,
             }
         }
-        drain(&self.link, &mut self.reader.arrival).await;
+        scratch::drain(self.link.stream(), &mut self.reader.arrival, DRAIN_BYTES_MAX).await;
         false
     }
 
@@ -147,13 +141,10 @@ impl Connection {
         if let Some(kept) = self.reader.kept.take() {
             return Poll::Ready(Read::Batch(self.reader.take_kept(kept)));
         }
-        SCRATCH.with_borrow_mut(|scratch| {
+        scratch::lend(|scratch| {
             let (link, Reader { arrival, ticket, door, .. }) = (&self.link, &mut self.reader);
-            let attempt = match door {
-                Some(door) => arrival.poll_read_door(link.stream(), door, context, scratch),
-                None => arrival.poll_read_in_turn(link.stream(), |waker| link.may_read(ticket, waker), context, scratch),
-            };
-            let read = match ready!(attempt) {
+            let may_read = |waker: &_| link.may_read(ticket, waker);
+            let read = match ready!(arrival.poll_read_in_turn(link.stream(), door.as_deref(), may_read, context, scratch)) {
                 Ok((_, 0)) => return Poll::Ready(Read::Finished),
                 Err(_) => return Poll::Ready(Read::Broken),
                 Ok((came_at, read)) => {
@@ -227,22 +218,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// Reads and throws away what a peer still sends, so that it gets the error that ended its link instead of a reset.
-async fn drain(link: &TcpLink, arrival: &mut Arrival) {
-    let mut left = DRAIN_BYTES_MAX;
-    poll_fn(|context| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            loop {
-                match ready!(arrival.poll_read(link.stream(), context, scratch)) {
-                    Ok((_, read)) if read > 0 && read <= left => left -= read,
-                    _ => return Poll::Ready(()),
-                }
-            }
-        })
-    })
-    .await;
 }
 
 /// What reading came to.

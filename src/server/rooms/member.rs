@@ -1,18 +1,16 @@
 //! One member of a room: what it sends, from bytes to batches for the hub (Protocol §9). What it gets goes through its outbox.
 //!
 //! A batch is read when the hub has taken the one before: so a sender is read as fast as its receivers take. While it is idle a
-//! member holds no buffer; bytes are read into a scratch that all members of a thread share.
+//! member holds no buffer; bytes are read into a scratch ([`scratch`]).
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::Shutdown;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use async_std::future::timeout;
 use bytes::Bytes;
-use futures::{AsyncRead, AsyncWriteExt};
+use futures::AsyncWriteExt;
 
 use crate::limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, DOOR_ANSWER_BYTES_MAX, HEARD_EVERY, HTTP_DRAIN_WAIT};
 use crate::protocol::decode;
@@ -24,18 +22,15 @@ use crate::runtime::handle::RoomLink;
 use crate::runtime::socket::Socket;
 use crate::server::arrival::Arrival;
 use crate::server::listener::Permit;
+use crate::server::scratch::{self, SCRATCH_BYTES};
 
 /// Bytes of one read: the small one for those who send little, the large one behind a read that was full.
-const SCRATCH_BYTES: [usize; 2] = [4 << 10, 64 << 10];
+const READ_BYTES: [usize; 2] = [4 << 10, SCRATCH_BYTES];
 /// The buffer that a member holds while it has sent a part of a frame: doors send pictures, others mostly little.
 const DOOR_BUFFER_BYTES: usize = 16 << 10;
 const BUFFER_BYTES: usize = 2 << 10;
-/// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset.
+/// Bytes behind a close frame that are read and dropped, so that the peer sees it and no reset. The outbox cuts that soon.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
-
-thread_local! {
-    static SCRATCHES: RefCell<[Vec<u8>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
-}
 
 /// A member and its reading side.
 pub(super) struct Member {
@@ -120,7 +115,7 @@ impl Member {
         }
         // Its place is free from here on, though it may still have to read its close frame.
         self.link.leave();
-        drain(self.link.stream()).await;
+        scratch::drain(self.link.stream(), &mut self.arrival, DRAIN_BYTES_MAX).await;
     }
 
     /// Reads until there is something to hand over.
@@ -143,15 +138,13 @@ impl Member {
 
     /// Reads once, into a scratch that is lent to the decoder for that time.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<Read>> {
-        let size = usize::from(self.reads_large);
-        SCRATCHES.with_borrow_mut(|scratches| {
-            let scratch = &mut scratches[size];
-            scratch.resize(SCRATCH_BYTES[size], 0);
-            let filled = match ready!(self.arrival.poll_read(self.link.stream(), context, scratch)) {
+        let most = READ_BYTES[usize::from(self.reads_large)];
+        scratch::lend(|scratch| {
+            let filled = match ready!(self.arrival.poll_read(self.link.stream(), context, &mut scratch[..most])) {
                 Ok((_, filled)) if filled > 0 => filled,
                 _ => return Poll::Ready(Some(Read::End(End::Gone))),
             };
-            self.reads_large = filled == SCRATCH_BYTES[size];
+            self.reads_large = filled == most;
             self.decoder.lend(std::mem::take(scratch), filled);
             let read = self.take();
             *scratch = self.decoder.take_back();
@@ -220,24 +213,6 @@ fn door_answer(text: &str) -> Option<Request> {
     matches!(request.body, Body::DoorAnswer(_)).then_some(request)
 }
 
-/// Reads and drops what a peer still sends, so that it gets its close frame instead of a reset. The outbox cuts it soon.
-async fn drain(stream: &Socket) {
-    let mut left = DRAIN_BYTES_MAX;
-    poll_fn(|context| {
-        SCRATCHES.with_borrow_mut(|scratches| {
-            let scratch = &mut scratches[1];
-            scratch.resize(SCRATCH_BYTES[1], 0);
-            loop {
-                match ready!(Pin::new(&mut &**stream).poll_read(context, scratch)) {
-                    Ok(read) if read > 0 && read <= left => left -= read,
-                    _ => return Poll::Ready(()),
-                }
-            }
-        })
-    })
-    .await;
-}
-
 /// Tells a peer that it is no member, and why.
 pub(super) async fn turn_away(stream: &Socket, code: u16) {
     let mut frame = Vec::new();
@@ -246,7 +221,7 @@ pub(super) async fn turn_away(stream: &Socket, code: u16) {
     // A peer that does not take the few bytes is not told.
     let tell = async {
         if writer.write_all(&frame).await.is_ok() && stream.get_ref().shutdown(Shutdown::Write).is_ok() {
-            drain(stream).await;
+            scratch::drain(stream, &mut Arrival::since(clock::mono_us()), DRAIN_BYTES_MAX).await;
         }
     };
     let _ = timeout(HTTP_DRAIN_WAIT, tell).await;

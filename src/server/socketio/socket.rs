@@ -1,7 +1,6 @@
 //! The reading side of a Socket.IO session's WebSocket. What goes out is the outbox's; here frames come in, are read as packets, and
 //! become batches for the hub. While nothing comes it holds no buffer.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,18 +16,13 @@ use crate::runtime::{self, clock};
 use crate::server::arrival::Arrival;
 use crate::server::http::Switched;
 use crate::server::listener::Permit;
+use crate::server::scratch;
 use crate::server::socketio::session::{Batch, OPENING, Session};
 
-/// Bytes of the scratch that one read fills at most.
-const SCRATCH_BYTES: usize = 64 << 10;
 /// Bytes of the buffer for a message that has come in part (Dependencies §5).
 const BUFFER_BYTES: usize = 512;
 /// Reads of one connection before others have their turn.
 const READS_PER_TURN: usize = 16;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
-}
 
 /// A session begins on this WebSocket. `refused`: it is not let in.
 pub(super) fn open(session: Arc<Session>, switched: Switched, frame_max: usize, refused: Option<Refusal>) {
@@ -142,13 +136,10 @@ impl Socket {
 
     /// Reads what has come, and decodes it while it is in the scratch. False: nothing more can come.
     fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<bool> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let (link, ticket, arrival) = (self.session.link(), &mut self.ticket, &mut self.arrival);
-            let attempt = match &self.door {
-                Some(door) => arrival.poll_read_door(&self.stream, door, context, scratch),
-                None => arrival.poll_read_in_turn(&self.stream, |waker| link.may_read(ticket, waker), context, scratch),
-            };
-            let read = match ready!(attempt) {
+        scratch::lend(|scratch| {
+            let (link, ticket) = (self.session.link(), &mut self.ticket);
+            let may_read = |waker: &_| link.may_read(ticket, waker);
+            let read = match ready!(self.arrival.poll_read_in_turn(&self.stream, self.door.as_deref(), may_read, context, scratch)) {
                 Ok((_, 0)) | Err(_) => return Poll::Ready(false),
                 Ok((came_at, read)) => {
                     self.came_at = came_at;
