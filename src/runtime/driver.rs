@@ -110,8 +110,9 @@ pub(super) struct Core {
     outlets: Outlets,
     /// In the order in which they were touched. Perhaps twice: what is written already is passed over.
     touched: VecDeque<Arc<Outbox>>,
-    /// The last turn did not come to the end of them: they go before what would touch more.
-    is_behind: bool,
+    /// So many of them, the first ones, were left over by a turn: they go before what would touch more. Those that doors touch
+    /// meanwhile do not count, or a flood of door frames would keep all others waiting for ever.
+    behind: usize,
     /// Those with door frames that are not written yet, or with answers to such.
     doors: Vec<Arc<Outbox>>,
     /// What is acted on is a batch with door frames: its answers are written with what it has for doors.
@@ -351,10 +352,10 @@ fn turn(shared: &Shared) -> Turn {
     }
     piece(shared, |core, now| act_on_doors(shared, core, now));
     let mut left = Left { inputs: INPUTS_PER_TURN_MAX, deliveries: DELIVERIES_PER_TURN_MAX, time: DOORS_TIME_PER_TURN };
-    while piece(shared, |core, now| !core.is_behind && act_on_others(shared, core, now, &mut left)) {}
+    while piece(shared, |core, now| core.behind == 0 && act_on_others(shared, core, now, &mut left)) {}
     piece(shared, |core, now| relay_rooms(shared, core, now));
     piece(shared, |core, now| {
-        if !core.is_behind {
+        if core.behind == 0 {
             go_on(core, now, &shared.door_waits);
         }
     });
@@ -365,6 +366,7 @@ fn turn(shared: &Shared) -> Turn {
         }
         hub.begin_batch(now, fx);
         core.apply(now);
+        core.begin_to_write();
     });
     for _ in 0..WRITES_PER_TURN_MAX / WRITES_PER_PIECE_MAX {
         if !piece(shared, |core, _| core.flush(WRITES_PER_PIECE_MAX)) {
@@ -373,7 +375,7 @@ fn turn(shared: &Shared) -> Turn {
     }
     let some_wait_to_read = shared.turnstile.turn();
     let core = shared.core();
-    if some_wait_to_read || core.is_behind || core.hub.has_work() || !shared.lanes().is_empty() {
+    if some_wait_to_read || !core.touched.is_empty() || core.hub.has_work() || !shared.lanes().is_empty() {
         return Turn::Again;
     }
     Turn::Idle { until: core.hub.next_tick() }
@@ -523,7 +525,7 @@ impl Core {
             fx: Effects::default(),
             outlets: Outlets::default(),
             touched: VecDeque::new(),
-            is_behind: false,
+            behind: 0,
             doors: Vec::new(),
             acts_for_door: false,
             congested: Vec::new(),
@@ -816,6 +818,13 @@ impl Core {
         }
     }
 
+    /// All that is touched now goes before what the next turns touch.
+    fn begin_to_write(&mut self) {
+        if self.behind == 0 {
+            self.behind = self.touched.len();
+        }
+    }
+
     /// Writes every touched outbox once, but no more than `most`: the others go first the next time. True if there are any.
     fn flush(&mut self, most: usize) -> bool {
         self.flush_doors();
@@ -823,11 +832,11 @@ impl Core {
         for outbox in self.touched.drain(..written) {
             outbox.flush_touched(&mut self.spare);
         }
-        self.is_behind = !self.touched.is_empty();
-        if !self.is_behind {
+        self.behind = self.behind.saturating_sub(written);
+        if self.touched.is_empty() {
             self.touched.shrink_to(TOUCHED_KEPT);
         }
-        self.is_behind
+        !self.touched.is_empty()
     }
 
     /// Cuts every link, and answers every request that has no answer: the process is ending.
