@@ -35,6 +35,7 @@ use crate::runtime::outbox::{Bounds, Outbox, Units};
 use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::DoorPictures;
+use crate::runtime::pulse::PULSE;
 use crate::runtime::room_outbox::RoomOutbox;
 use crate::runtime::shared_frame::SharedFrame;
 use crate::runtime::turnstile::{MayRead, Ticket, Turnstile};
@@ -343,6 +344,7 @@ enum Turn {
 
 fn turn(shared: &Shared) -> Turn {
     shared.turns.fetch_add(1, Ordering::Relaxed);
+    PULSE.beat(clock::mono_us());
     shared.door_tasks.begin_turn();
     // What was done meanwhile by direct calls is written by this turn.
     {
