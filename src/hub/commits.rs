@@ -67,8 +67,7 @@ impl Hub {
         if self.gather.in_flight.is_some() {
             return;
         }
-        let has_row = |mid| self.waiting.contains(mid) || self.pending.contains(mid);
-        self.gather.queue_late(now.mono, has_row);
+        self.gather.queue_late(now.mono, |mid| self.waiting.contains(mid));
         let gather = &self.gather;
         let something = !gather.messages.is_empty() || gather.waiting_changes() > 0 || gather.proof_wanted;
         let due = if gather.is_storing() { something } else { self.now.mono >= gather.probe_at };

@@ -120,8 +120,7 @@ impl Hub {
             self.gather.queue(Change::DeleteMessage(mid));
         } else {
             let alias = self.aliases.id(key);
-            let has_row = |mid| self.waiting.contains(mid) || self.pending.contains(mid);
-            self.gather.end_later(mid, alias, self.now.mono, has_row);
+            self.gather.end_later(mid, alias, self.now.mono);
         }
     }
 

@@ -16,7 +16,7 @@ const ENDING_WAIT_US: u64 = 1_000_000;
 const LATE_PER_TRANSACTION: usize = 512;
 /// Looked at for one transaction: most need no row.
 const LATE_PASSED_MAX: usize = 4_096;
-/// What waits so; over it the oldest no longer do.
+/// What waits so; over it the oldest no longer do, once no transaction is in flight.
 const LATE_MAX: usize = 65_536;
 
 /// Whether the store can be written, as far as is known.
@@ -74,6 +74,8 @@ pub(super) struct Gather {
     changes: VecDeque<Change>,
     /// Endings, which perhaps need not be written, and behind them the aliases that were forgotten meanwhile.
     late: VecDeque<Late>,
+    /// [`LATE_MAX`], less in tests.
+    pub late_max: usize,
     /// No ending waits any more: the process is about to end.
     pub ends_at_once: bool,
     /// How many changes were ever queued, and how many of them are committed: what a 2 or 12 waits for.
@@ -98,6 +100,7 @@ impl Gather {
             messages: VecDeque::new(),
             changes: VecDeque::new(),
             late: VecDeque::new(),
+            late_max: LATE_MAX,
             ends_at_once: false,
             queued: 0,
             committed: 0,
@@ -137,15 +140,10 @@ impl Gather {
         self.queued
     }
 
-    /// One of several deliveries of a message in the store has ended, now. That waits for others of its message; where too many wait the
-    /// oldest is queued, if it is still to be written, by `has_row`.
-    pub(super) fn end_later(&mut self, mid: Mid, alias: AliasId, now: u64, has_row: impl Fn(Mid) -> bool) {
+    /// One of several deliveries of a message that has a row, or gets one by the transaction in flight, has ended now. That waits for
+    /// others of its message.
+    pub(super) fn end_later(&mut self, mid: Mid, alias: AliasId, now: u64) {
         self.late.push_back(Late { change: Change::EndDelivery { mid, alias }, since: now });
-        if self.late.len() > LATE_MAX
-            && let Some(oldest) = self.late.pop_front().filter(|oldest| oldest.is_needed(has_row))
-        {
-            self.queue(oldest.change);
-        }
     }
 
     /// An alias is forgotten now. Its endings are written first: without it nobody could tell whose they are.
@@ -158,14 +156,17 @@ impl Gather {
         }
     }
 
-    /// Queues what has waited long enough and is still to be written, by `has_row`: as much as a transaction takes.
+    /// Queues what has waited long enough and is still to be written, by `has_row`: as much as a transaction takes. Not while one is in
+    /// flight: whether the messages in it have rows is not known, and an ending without a message, or behind its deletion, stays.
     pub(super) fn queue_late(&mut self, now: u64, has_row: impl Fn(Mid) -> bool) {
         let ends_at_once = self.ends_at_once;
         for _ in 0..LATE_PASSED_MAX {
-            if self.changes.len() >= LATE_PER_TRANSACTION {
+            let are_too_many = self.late.len() > self.late_max;
+            if self.changes.len() >= LATE_PER_TRANSACTION && !are_too_many {
                 break;
             }
-            let Some(late) = self.late.pop_front_if(|late| ends_at_once || late.since + ENDING_WAIT_US <= now) else { break };
+            let is_due = |late: &mut Late| ends_at_once || are_too_many || late.since + ENDING_WAIT_US <= now;
+            let Some(late) = self.late.pop_front_if(is_due) else { break };
             if late.is_needed(&has_row) {
                 self.queue(late.change);
             }

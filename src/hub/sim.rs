@@ -22,6 +22,8 @@ use crate::seeded::Seeded;
 
 const ALIASES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 const TOPICS: [&str; 3] = ["x", "y", "z"];
+/// Endings that wait, in the smallest of worlds.
+const LATE_MAX: usize = 4;
 const STEPS: usize = 1_000;
 const SEEDS: u64 = 400;
 
@@ -83,7 +85,9 @@ fn limits() -> Limits {
 
 fn new_hub(block: u64) -> Hub {
     let options = Options { limits: limits(), openers: Openers::default() };
-    Hub::new(options, Mid::new(block << 20)..Mid::new((block + 1) << 20), true)
+    let mut hub = Hub::new(options, Mid::new(block << 20)..Mid::new((block + 1) << 20), true);
+    hub.gather.late_max = LATE_MAX;
+    hub
 }
 
 impl World {
@@ -449,6 +453,9 @@ impl World {
             assert!(on_disk.contains(&(*mid, *alias)), "{mid} of {alias} was promised and is not on disk");
         }
         hub.check_accounts();
+        for (mid, alias) in &model.ended {
+            assert!(model.messages.contains_key(mid), "the ending of {mid} for {alias:?} outlives its message");
+        }
         assert!(self.reads.len() <= PAGES_IN_FLIGHT_MAX, "{} pages", self.reads.len());
     }
 

@@ -35,6 +35,7 @@ use crate::runtime::outbox::{Bounds, Outbox, Units};
 use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::DoorPictures;
+use crate::runtime::pulse::PULSE;
 use crate::runtime::room_outbox::RoomOutbox;
 use crate::runtime::shared_frame::SharedFrame;
 use crate::runtime::turnstile::{MayRead, Ticket, Turnstile};
@@ -110,8 +111,9 @@ pub(super) struct Core {
     outlets: Outlets,
     /// In the order in which they were touched. Perhaps twice: what is written already is passed over.
     touched: VecDeque<Arc<Outbox>>,
-    /// The last turn did not come to the end of them: they go before what would touch more.
-    is_behind: bool,
+    /// So many of them, the first ones, were left over by a turn: they go before what would touch more. Those that doors touch
+    /// meanwhile do not count, or a flood of door frames would keep all others waiting for ever.
+    behind: usize,
     /// Those with door frames that are not written yet, or with answers to such.
     doors: Vec<Arc<Outbox>>,
     /// What is acted on is a batch with door frames: its answers are written with what it has for doors.
@@ -345,6 +347,7 @@ enum Turn {
 
 fn turn(shared: &Shared) -> Turn {
     shared.turns.fetch_add(1, Ordering::Relaxed);
+    PULSE.beat(clock::mono_us());
     shared.door_tasks.begin_turn();
     // What was done meanwhile by direct calls is written by this turn.
     {
@@ -354,10 +357,10 @@ fn turn(shared: &Shared) -> Turn {
     }
     piece(shared, |core, now| act_on_doors(shared, core, now));
     let mut left = Left { inputs: INPUTS_PER_TURN_MAX, deliveries: DELIVERIES_PER_TURN_MAX, time: DOORS_TIME_PER_TURN };
-    while piece(shared, |core, now| !core.is_behind && act_on_others(shared, core, now, &mut left)) {}
+    while piece(shared, |core, now| core.behind == 0 && act_on_others(shared, core, now, &mut left)) {}
     piece(shared, |core, now| relay_rooms(shared, core, now));
     piece(shared, |core, now| {
-        if !core.is_behind {
+        if core.behind == 0 {
             go_on(core, now, &shared.door_waits);
         }
     });
@@ -368,6 +371,7 @@ fn turn(shared: &Shared) -> Turn {
         }
         hub.begin_batch(now, fx);
         core.apply(now);
+        core.begin_to_write();
     });
     for _ in 0..WRITES_PER_TURN_MAX / WRITES_PER_PIECE_MAX {
         if !piece(shared, |core, _| core.flush(WRITES_PER_PIECE_MAX)) {
@@ -530,7 +534,7 @@ impl Core {
             fx: Effects::default(),
             outlets: Outlets::default(),
             touched: VecDeque::new(),
-            is_behind: false,
+            behind: 0,
             doors: Vec::new(),
             acts_for_door: false,
             congested: Vec::new(),
@@ -824,6 +828,13 @@ impl Core {
         }
     }
 
+    /// All that is touched now goes before what the next turns touch.
+    fn begin_to_write(&mut self) {
+        if self.behind == 0 {
+            self.behind = self.touched.len();
+        }
+    }
+
     /// Writes every touched outbox once, but no more than `most` of rooms and of all others: the rest goes first the next time. True if
     /// there is any.
     fn flush(&mut self, most: usize) -> bool {
@@ -832,8 +843,8 @@ impl Core {
         for outbox in self.touched.drain(..written) {
             outbox.flush_touched(&mut self.spare);
         }
-        self.is_behind = !self.touched.is_empty();
-        if !self.is_behind {
+        self.behind = self.behind.saturating_sub(written);
+        if self.touched.is_empty() {
             self.touched.shrink_to(TOUCHED_KEPT);
         }
         let written = self.touched_rooms.len().min(most);

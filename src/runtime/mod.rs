@@ -16,6 +16,7 @@ pub mod outbox;
 mod packets;
 mod picture_slot;
 pub mod pictures;
+pub mod pulse;
 pub mod readiness;
 mod room_outbox;
 mod shared_frame;

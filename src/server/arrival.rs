@@ -11,6 +11,7 @@ use async_io::Async;
 
 use crate::runtime::clock;
 use crate::runtime::door_watch::DoorSocket;
+use crate::runtime::pulse::PULSE;
 
 /// For so long a read that took all there was counts: after it nothing is tried again before waiting. What comes in between is dated
 /// too early by so much at most; µs.
@@ -55,7 +56,9 @@ impl Arrival {
     /// Looks at an attempt to take something. Returns when it came at the earliest: monotonic, µs. `is_all`: nothing is left behind it.
     pub fn date<T>(&mut self, attempt: &Poll<T>, is_all: impl FnOnce(&T) -> bool) -> u64 {
         let now = clock::mono_us();
-        let came = if self.known.is_waiting() { now - u64::from(self.lag) } else { self.empty_at };
+        // Whoever waits is woken at once, unless the process stood still.
+        let came =
+            if self.known.is_waiting() { PULSE.earliest(self.empty_at, now).saturating_sub(u64::from(self.lag)) } else { self.empty_at };
         *self = match attempt {
             Poll::Pending => Arrival { empty_at: now, lag: 0, known: Known::Waits },
             Poll::Ready(taken) if is_all(taken) => Arrival { empty_at: now, lag: 0, known: Known::Emptied },

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Signal, getrlimit};
 use serde_json::{Value, json};
 
 use crate::clients::{Client, Heard, WebSocket, http};
@@ -412,6 +412,32 @@ fn an_opening_that_waited_five_seconds_for_its_own_link_is_not_handed_on() {
     assert_eq!([&refusal["code"], &refusal["num"]], [&json!("unavailable"), &json!(1)], "{refusal}");
     door.expect_nothing();
     site.porter.await_log("door_stale");
+}
+
+/// A process that is stopped, or not scheduled, reads nothing: what comes meanwhile grows old in the kernel.
+#[test]
+fn an_opening_that_came_while_the_process_stood_still_is_not_handed_on() {
+    let site = Site::start(&[]);
+    let mut door = site.member(10, true);
+    // One link that is a door's already, and one that is not.
+    let mut openers = [Client::bound(site.porter.tcp, "ann"), Client::bound(site.porter.tcp, "ben")];
+    openers[0].send(OPEN);
+    assert!(door.line().contains(r#""t":8"#));
+    door.send(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
+    assert_eq!(openers[0].json()["ok"], true);
+    site.porter.signal(Signal::STOP);
+    for opener in &mut openers {
+        opener.send(OPEN);
+    }
+    std::thread::sleep(Duration::from_secs(7));
+    site.porter.signal(Signal::CONT);
+    for opener in &mut openers {
+        assert_eq!(opener.json()["code"], "unavailable");
+    }
+    door.expect_nothing();
+    // Nobody is suspected for long.
+    openers[0].send(OPEN);
+    assert!(door.line().contains(r#""t":8"#));
 }
 
 #[test]
