@@ -75,6 +75,7 @@ impl TcpServer {
                 told_at: 0,
                 ticket: None,
                 door: None,
+                opens_doors: false,
                 begun: false,
                 admitted: false,
             },
@@ -103,30 +104,29 @@ struct Connection {
 impl Connection {
     /// Until it ends, or true: from now on it is a door's, and is to be run again as such.
     async fn run(&mut self) -> bool {
-        loop {
-            match poll_fn(|context| self.poll_batch(context)).await {
-                Read::Batch(batch) => {
-                    let is_door = has_door_frame(&batch.frames);
-                    if !self.hand_over(batch).await {
-                        break;
-                    }
-                    if is_door && self.reader.door.is_none() {
-                        // Where the system watches no more of them it is read as all others are.
-                        self.reader.door = self.link.doors().watch(self.link.stream()).ok().map(Box::new);
-                        if self.reader.door.is_some() {
-                            return true;
-                        }
-                    }
-                }
-                Read::Finished => {
-                    self.link.finish().await;
-                    return false;
-                }
-                Read::Closing => break,
-                Read::Broken => return false,
+        let end = loop {
+            // Not matched below: what is matched would be kept while this waits, and every idle link pays for that.
+            let mut batch = match poll_fn(|context| self.poll_batch(context)).await {
+                Read::Batch(batch) => batch,
+                Read::End(end) => break end,
+            };
+            let is_last = !self.admit(&mut batch.frames) || batch.overlong;
+            self.reader.opens_doors |= has_door_frame(&batch.frames);
+            self.link.ready().await;
+            self.link.submit(batch.frames, batch.at);
+            if is_last {
+                self.link.closed().await;
+                break End::Closing;
             }
+            if self.becomes_door() {
+                return true;
+            }
+        };
+        match end {
+            End::Finished => self.link.finish().await,
+            End::Closing => scratch::drain(self.link.stream(), &mut self.reader.arrival, DRAIN_BYTES_MAX).await,
+            End::Broken => {}
         }
-        scratch::drain(self.link.stream(), &mut self.reader.arrival, DRAIN_BYTES_MAX).await;
         false
     }
 
@@ -136,7 +136,7 @@ impl Connection {
             self.link.doors().run_ready();
         }
         if self.link.is_broken() {
-            return Poll::Ready(Read::Broken);
+            return Poll::Ready(Read::End(End::Broken));
         }
         if let Some(kept) = self.reader.kept.take() {
             return Poll::Ready(Read::Batch(self.reader.take_kept(kept)));
@@ -145,19 +145,19 @@ impl Connection {
             let (link, Reader { arrival, ticket, door, .. }) = (&self.link, &mut self.reader);
             let may_read = |waker: &_| link.may_read(ticket, waker);
             let read = match ready!(arrival.poll_read_in_turn(link.stream(), door.as_deref(), may_read, context, scratch)) {
-                Ok((_, 0)) => return Poll::Ready(Read::Finished),
-                Err(_) => return Poll::Ready(Read::Broken),
+                Ok((_, 0)) => return Poll::Ready(Read::End(End::Finished)),
+                Err(_) => return Poll::Ready(Read::End(End::Broken)),
                 Ok((came_at, read)) => {
                     self.reader.came_at = came_at;
                     read
                 }
             };
             if self.link.is_closing() {
-                return Poll::Ready(Read::Closing);
+                return Poll::Ready(Read::End(End::Closing));
             }
             let bytes = &scratch[..read];
             if !self.reader.begun && self.is_http(bytes) {
-                return Poll::Ready(Read::Broken);
+                return Poll::Ready(Read::End(End::Broken));
             }
             self.reader.lines.set_frame_max(self.server.frame_max());
             let batch = self.reader.take(bytes);
@@ -184,16 +184,14 @@ impl Connection {
         is_http
     }
 
-    /// Gives the hub a batch when it is ready for one. False: the link is over.
-    async fn hand_over(&mut self, batch: Batch) -> bool {
-        let Batch { mut frames, at, overlong } = batch;
-        let last = !self.admit(&mut frames) || overlong;
-        self.link.ready().await;
-        self.link.submit(frames, at);
-        if last {
-            self.link.closed().await;
+    /// Whether a door frame has come for the first time, and the socket is watched as a door's from now on.
+    fn becomes_door(&mut self) -> bool {
+        if !self.reader.opens_doors || self.reader.door.is_some() {
+            return false;
         }
-        !last
+        // Where the system watches no more of them it is read as all others are.
+        self.reader.door = self.link.doors().watch(self.link.stream()).ok().map(Box::new);
+        self.reader.door.is_some()
     }
 
     /// Looks at the token in the first frame of all. False: the link is refused, as the only answer to that frame.
@@ -224,6 +222,12 @@ impl Connection {
 enum Read {
     /// Frames.
     Batch(Batch),
+    /// Nothing more is read.
+    End(End),
+}
+
+/// Why nothing more is read.
+enum End {
     /// The peer has closed its sending side.
     Finished,
     /// The hub has ended the link.
@@ -253,8 +257,9 @@ struct Reader {
     came_at: u64,
     /// When the hub was last told of bytes that are no frame: monotonic, µs.
     told_at: u64,
-    /// A door frame has come: it is read as soon as something comes.
+    /// A door frame has come, and since then it is read as soon as something comes.
     door: Option<Box<DoorSocket>>,
+    opens_doors: bool,
     /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.
