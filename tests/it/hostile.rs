@@ -3,8 +3,8 @@
 //! A bystander opens a door over and over, by turns without and under a load, in one run against one server; the load may make its
 //! median round trip half as long again. The comparison is fair where the load does not take the bystander's own processor time: the
 //! server has one core for itself, bystander and load share the other, and the load gets only what the bystander leaves. Something
-//! else that has the machine makes rounds longer and never shorter: so the best round of each kind is compared, and there are more
-//! rounds until the load passes, up to a bound. A load that is felt is felt in each of its rounds. `tests/run` runs these tests alone.
+//! else that has the machine now and then makes one round longer and not another: so a round is compared with itself, and there are more
+//! until the load passes twice, up to a bound. A load that is felt is felt in each of its rounds. `tests/run` runs these tests alone.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,6 +28,8 @@ const BUSY_SLOWER_MAX: f64 = 3.0;
 /// Rounds of a comparison, each without and under the load: at least, and at most.
 const ROUNDS: usize = 3;
 const ROUNDS_MAX: usize = 12;
+/// Rounds in which a load must pass.
+const PASSES: usize = 2;
 /// How long a bystander is watched without the load.
 const WATCHED: Duration = Duration::from_millis(400);
 /// Between two round trips of a bystander.
@@ -141,16 +143,16 @@ fn median(times: &mut [Duration]) -> Duration {
 
 /// Compares a bystander's round trips without a load and under it, as `round` gives their medians.
 fn compare(what: &str, slower_max: f64, mut round: impl FnMut() -> (Duration, Duration)) {
-    let (mut quiet, mut loaded) = (Duration::MAX, Duration::MAX);
-    let mut slower = f64::MAX;
-    for rounds in 1..=ROUNDS_MAX {
-        let medians = round();
-        (quiet, loaded) = (quiet.min(medians.0), loaded.min(medians.1));
-        slower = loaded.as_secs_f64() / quiet.as_secs_f64();
-        if rounds >= ROUNDS && slower <= slower_max {
+    let mut rounds: Vec<(f64, Duration, Duration)> = Vec::new();
+    loop {
+        let (quiet, loaded) = round();
+        rounds.push((loaded.as_secs_f64() / quiet.as_secs_f64(), quiet, loaded));
+        rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+        if rounds.len() >= ROUNDS_MAX || rounds.len() >= ROUNDS && rounds[PASSES - 1].0 <= slower_max {
             break;
         }
     }
+    let (slower, quiet, loaded) = rounds[PASSES - 1];
     eprintln!("hostile: {what}: an opening took {quiet:?}, under the load {loaded:?}: {slower:.2} times");
     assert!(slower <= slower_max, "{what}: a bystander's openings take {slower:.2} times as long");
 }
