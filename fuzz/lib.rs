@@ -5,7 +5,7 @@ extern crate self as porter;
 
 #[path = "../src/limits.rs"]
 pub mod limits;
-#[path = "../src/names.rs"]
+#[path = "../src/names/mod.rs"]
 pub mod names;
 #[path = "../src/protocol/mod.rs"]
 pub mod protocol;
