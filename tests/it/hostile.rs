@@ -395,6 +395,20 @@ fn two_hundred_peers_that_never_read_cost_their_outboxes_and_nobody_elses_time()
 }
 
 /// What a flood sends to doors and to others goes to more than a turn of the hub writes, again and again.
+/// So many links that subscribe to a topic; their sockets do not block.
+fn crowd_of(count: usize, address: SocketAddr, topic: &str) -> Vec<TcpStream> {
+    let subscribe = |number| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let frames = format!("{{\"t\":1,\"alias\":\"{topic}-{number}\"}}\n{{\"t\":2,\"topic\":\"{topic}\"}}\n");
+        stream.write_all(frames.as_bytes()).unwrap();
+        let answers = BufReader::new(&stream).lines().take(2).map(Result::unwrap);
+        assert_eq!(answers.last().unwrap(), r#"{"t":-2}"#);
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    (0..count).map(subscribe).collect()
+}
+
 #[test]
 fn a_flood_of_door_frames_with_publishes_among_them_keeps_nobody_waiting() {
     const SUBSCRIBERS: usize = 400;
@@ -404,17 +418,7 @@ fn a_flood_of_door_frames_with_publishes_among_them_keeps_nobody_waiting() {
     let _took = Took::new("door frames with publishes");
     let site = site();
     let address = site.porter.tcp;
-    let subscribers: Vec<TcpStream> = (0..SUBSCRIBERS)
-        .map(|number| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            let frames = format!("{{\"t\":1,\"alias\":\"s{number}\"}}\n{{\"t\":2,\"topic\":\"all\"}}\n");
-            stream.write_all(frames.as_bytes()).unwrap();
-            let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
-            assert!((0..2).all(|_| answers.next().unwrap().is_ok()));
-            stream.set_nonblocking(true).unwrap();
-            stream
-        })
-        .collect();
+    let subscribers = crowd_of(SUBSCRIBERS, address, "all");
     let mut bystander = Client::bound(address, "bystander");
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
@@ -557,19 +561,7 @@ fn a_door_does_not_wait_for_a_fan_out_to_thousands() {
     let _took = Took::new("a fan-out to thousands");
     let site = site();
     let address = site.porter.tcp;
-    let crowd: Vec<TcpStream> = (0..CROWD)
-        .map(|number| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            let frames = format!("{{\"t\":1,\"alias\":\"c{number}\"}}\n{{\"t\":2,\"topic\":\"crowd\"}}\n");
-            stream.write_all(frames.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    for stream in &crowd {
-        let answers = BufReader::new(stream).lines().take(2).map(Result::unwrap);
-        assert_eq!(answers.last().unwrap(), r#"{"t":-2}"#);
-        stream.set_nonblocking(true).unwrap();
-    }
+    let crowd = crowd_of(CROWD, address, "crowd");
     let parts = Arc::new(Mutex::new((crowd, Client::connect(address))));
     let mut bystander = Bystander::new(&site.porter);
     compare("a fan-out to thousands", BUSY_SLOWER_MAX, || {
