@@ -285,7 +285,7 @@ fn listen(config: &Config, what: &'static str, port: u16) -> Result<Listener, Fa
 fn serve_tcp(listener: Listener, permits: &Arc<Permits>, signal: &ShutdownSignal, server: Arc<TcpServer>) {
     let (permits, signal) = (Arc::clone(permits), signal.clone());
     async_std::task::spawn(async move {
-        listener.run(permits, signal, |accepted| server.serve(accepted)).await;
+        listener.run(Arc::clone(server.reactor()), permits, signal, |accepted| server.serve(accepted)).await;
     });
 }
 

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use async_executor::Executor;
-use async_io::Async;
 use futures::FutureExt;
 
 use crate::runtime::clock;
-use crate::runtime::door_watch::{DoorSocket, DoorWatch};
+use crate::runtime::reactor::{Reactor, Watched};
 use crate::runtime::socket::Socket;
 
 /// Steps of door tasks in a turn of the hub: a flood of door frames must leave some time to others.
@@ -24,7 +23,7 @@ const LOOK_EVERY: u64 = 50;
 #[derive(Debug)]
 pub struct DoorTasks {
     executor: Executor<'static>,
-    watch: Arc<DoorWatch>,
+    reactor: Arc<Reactor>,
     /// There has been one: before it nobody needs to look.
     any: AtomicBool,
     /// The last look: monotonic, µs.
@@ -38,18 +37,18 @@ impl DoorTasks {
     ///
     /// # Errors
     /// No descriptor, no memory.
-    pub(super) fn new() -> io::Result<DoorTasks> {
-        let watch = Arc::new(DoorWatch::new()?);
+    pub fn new() -> io::Result<DoorTasks> {
+        let reactor = Arc::new(Reactor::of_doors()?);
         let steps_left = AtomicUsize::new(STEPS_PER_TURN_MAX);
-        Ok(DoorTasks { executor: Executor::new(), watch, any: AtomicBool::new(false), looked_at: AtomicU64::new(0), steps_left })
+        Ok(DoorTasks { executor: Executor::new(), reactor, any: AtomicBool::new(false), looked_at: AtomicU64::new(0), steps_left })
     }
 
     /// Watches the socket of a link whose task is to run here.
     ///
     /// # Errors
     /// No memory, or as many as the system lets a user watch.
-    pub fn watch(&self, socket: &Socket) -> io::Result<DoorSocket> {
-        self.watch.add(socket)
+    pub fn watch(&self, socket: &Socket) -> io::Result<Watched> {
+        self.reactor.watch(socket)
     }
 
     /// Runs `task` from here, to its end.
@@ -72,7 +71,7 @@ impl DoorTasks {
         let now = clock::mono_us();
         if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= LOOK_EVERY {
             self.looked_at.store(now, Ordering::Relaxed);
-            self.watch.look();
+            self.reactor.look();
         }
         let may_step = || self.steps_left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
         // A task that panics ends; it is logged by the hook, and nobody else is harmed.
@@ -90,14 +89,7 @@ impl DoorTasks {
     /// # Errors
     /// No memory.
     pub(super) async fn run(&self) -> io::Result<()> {
-        let some_come = async {
-            let sockets = Async::new_nonblocking(&*self.watch)?;
-            loop {
-                sockets.readable().await?;
-                self.watch.look();
-                self.run_ready();
-            }
-        };
+        let some_come = self.reactor.run(|| self.run_ready());
         let some_are_woken = async {
             loop {
                 for _ in 0..STEPS_PER_TURN_MAX {

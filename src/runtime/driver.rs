@@ -7,13 +7,12 @@
 //! tasks run. A batch with door frames is acted on where it was read, and what it has for doors is written there and then.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Poll, Waker};
 
 use futures::task::AtomicWaker;
 
@@ -30,12 +29,14 @@ use crate::protocol::websocket::{self, Opcode};
 use crate::protocol::{encode, events};
 use crate::runtime::answer::Answer;
 use crate::runtime::clock::{self, Clock};
+use crate::runtime::deadline::Deadline;
 use crate::runtime::door_tasks::DoorTasks;
 use crate::runtime::outbox::{Bounds, Outbox, Units};
 use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::DoorPictures;
 use crate::runtime::pulse::PULSE;
+use crate::runtime::reactor::Reactor;
 use crate::runtime::room_outbox::RoomOutbox;
 use crate::runtime::shared_frame::SharedFrame;
 use crate::runtime::turnstile::{MayRead, Ticket, Turnstile};
@@ -72,7 +73,9 @@ pub(super) struct Shared {
     pub turns: AtomicU64,
     pub clock: Clock,
     pub bounds: Arc<Bounds>,
-    /// Where the links that are no door's wait to read.
+    /// What watches the sockets of the links that are no door's.
+    pub reactor: Arc<Reactor>,
+    /// Where those links wait to read.
     pub turnstile: Turnstile,
     /// The tasks of those that are.
     pub door_tasks: Arc<DoorTasks>,
@@ -192,7 +195,7 @@ impl Outlets {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>, door_tasks: Arc<DoorTasks>) -> Shared {
+    pub(super) fn new(core: Core, clock: Clock, bounds: Arc<Bounds>, reactor: Arc<Reactor>, door_tasks: Arc<DoorTasks>) -> Shared {
         Shared {
             pictures: Arc::clone(&core.pictures),
             core: Mutex::new(core),
@@ -203,6 +206,7 @@ impl Shared {
             turns: AtomicU64::new(0),
             clock,
             bounds,
+            reactor,
             turnstile: Turnstile::default(),
             door_tasks,
         }
@@ -307,19 +311,29 @@ impl Shared {
 
 /// Runs until the process ends.
 pub(super) async fn drive(shared: Arc<Shared>) {
-    let mut timer = Timer::default();
+    let mut deadline = Deadline::new();
     loop {
         match unless_broken(|| turn(&shared)) {
             Turn::Again => async_std::task::yield_now().await,
-            Turn::Idle { until } => wait(&shared, &mut timer, until).await,
+            Turn::Idle { until } => wait(&shared, &mut deadline, until).await,
         }
     }
 }
 
+/// Watches the sockets of the links that are no door's until the process ends.
+pub(super) async fn watch(shared: Arc<Shared>) {
+    goes_on("links", shared.reactor.run(|| ()).await);
+}
+
 /// Runs the tasks of doors until the process ends.
 pub(super) async fn run_doors(shared: Arc<Shared>) {
-    if let Err(error) = shared.door_tasks.run().await {
-        log::error!("doors_broken error=\"{error}\" action=exit code={EXIT_BROKEN}");
+    goes_on("doors", shared.door_tasks.run().await);
+}
+
+/// Without it nothing is read any more.
+fn goes_on(what: &str, outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        log::error!("{what}_broken error=\"{error}\" action=exit code={EXIT_BROKEN}");
         exit_broken();
     }
 }
@@ -486,33 +500,7 @@ fn next_input(shared: &Shared, lane: impl Fn(&mut Lanes) -> &mut VecDeque<Input>
     input
 }
 
-/// A timer that is only set anew when an earlier time is needed: making one costs more than a turn.
-#[derive(Default)]
-struct Timer {
-    sleep: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    due: u64,
-}
-
-impl Timer {
-    fn poll(&mut self, context: &mut Context<'_>, until: u64) -> Poll<()> {
-        let now = clock::mono_us();
-        if now >= until {
-            return Poll::Ready(());
-        }
-        if self.sleep.is_none() || self.due > until {
-            self.sleep = Some(Box::pin(async_std::task::sleep(Duration::from_micros(until - now))));
-            self.due = until;
-        }
-        let fired = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(context).is_ready());
-        if fired {
-            self.sleep = None;
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-}
-
-async fn wait(shared: &Shared, timer: &mut Timer, until: u64) {
+async fn wait(shared: &Shared, deadline: &mut Deadline, until: u64) {
     let mut first = true;
     poll_fn(|context| {
         shared.wake.register(context.waker());
@@ -522,7 +510,7 @@ async fn wait(shared: &Shared, timer: &mut Timer, until: u64) {
         if !shared.lanes().is_empty() {
             return Poll::Ready(());
         }
-        timer.poll(context, until)
+        deadline.poll(context, until)
     })
     .await;
 }

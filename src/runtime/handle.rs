@@ -31,6 +31,7 @@ use crate::runtime::outbox::{Bounds, Outbox};
 use crate::runtime::packets;
 use crate::runtime::picture_slot::PictureSlot;
 use crate::runtime::pictures::{self, DoorPictures, KeptPicture};
+use crate::runtime::reactor::Reactor;
 use crate::runtime::room_outbox::{Pace, RoomOutbox};
 use crate::runtime::socket::Socket;
 use crate::runtime::turnstile::Ticket;
@@ -241,11 +242,18 @@ impl Handle {
             reads: Box::new(move |link| reads.submit(Input::Heard(link))),
         });
         let core = Core::new(hub, language, store, pictures, Arc::clone(&bounds));
-        let shared = Arc::new(Shared::new(core, clock, bounds, Arc::new(DoorTasks::new()?)));
+        let shared = Arc::new(Shared::new(core, clock, bounds, Arc::new(Reactor::new()?), Arc::new(DoorTasks::new()?)));
         let shared = Arc::clone(inbox.0.get_or_init(|| shared));
         async_std::task::spawn(drive(Arc::clone(&shared)));
+        async_std::task::spawn(driver::watch(Arc::clone(&shared)));
         async_std::task::spawn(driver::run_doors(Arc::clone(&shared)));
         Ok(Handle { shared, walks: Arc::default() })
+    }
+
+    /// What watches the sockets of those that are no doors.
+    #[must_use]
+    pub fn reactor(&self) -> &Arc<Reactor> {
+        &self.shared.reactor
     }
 
     /// From now on the hub decides by `options`, the outboxes keep its bounds, and errors read in `language`.

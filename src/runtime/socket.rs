@@ -9,8 +9,8 @@ use rustix::net::sockopt;
 
 use crate::limits::{DOOR_SEND_BUFFER_BYTES, DOOR_USER_TIMEOUT_MS};
 
-/// An accepted connection's socket. It is closed with its last holder. async-std's own type does not tell whether there is anything
-/// to read without trying, and each try is a call of the system.
+/// An accepted connection's socket. It is closed with its last holder. Whether there is something to read, a
+/// [`crate::runtime::reactor::Reactor`] tells; whether one may write again, async-io does.
 pub type Socket = Arc<Async<TcpStream>>;
 
 /// Takes a socket over.

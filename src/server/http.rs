@@ -32,14 +32,13 @@ use crate::protocol::http::refusal::HttpRefusal;
 use crate::protocol::http::response::{Afterwards, CONTINUE, Response};
 use crate::protocol::refusal::Code;
 use crate::runtime::clock;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::shutdown::ShutdownSignal;
-use crate::runtime::socket::{Socket, hold_little};
-use crate::server::arrival::Arrival;
-use crate::server::http::alarm::Alarm;
+use crate::runtime::socket::hold_little;
+use crate::server::inlet::Inlet;
 use crate::server::listener::{Accepted, Permit};
 use crate::server::scratch;
 
-mod alarm;
 #[cfg(test)]
 mod tests;
 
@@ -118,8 +117,8 @@ impl From<Response> for Answer {
 
 /// A connection that has left HTTP.
 pub struct Switched {
-    /// The socket.
-    pub stream: Socket,
+    /// Its socket, to read from.
+    pub inlet: Inlet,
     /// What the peer has sent behind its head (G5).
     pub rest: Vec<u8>,
     /// To be held as long as the socket is open.
@@ -192,23 +191,23 @@ impl Options {
 
 /// Serves a connection until it ends. Its permit is held until then.
 pub fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc<S>) -> impl Future<Output = ()> + Send {
-    let Accepted { stream, peer, arrival, permit } = accepted;
-    let local = stream.get_ref().local_addr().ok().map(|address| address.ip().to_canonical());
+    let Accepted { inlet, peer, permit } = accepted;
+    let local = inlet.socket().get_ref().local_addr().ok().map(|address| address.ip().to_canonical());
     let (decoder, peer) = (Decoder::new(), peer.ip());
-    let (mut alarm, mut ending) = (Alarm::new(), options.shutdown.begun());
-    let mut connection = Connection { stream, decoder, peer, local, arrival, came_at: 0, options, service, permit };
+    let (mut deadline, mut ending) = (Deadline::new(), options.shutdown.begun());
+    let mut connection = Connection { decoder, peer, local, inlet, came_at: 0, options, service, permit };
     // No function of its own: its arguments would lie in its future a second time.
     async move {
-        while let Ok(true) = connection.wait(connection.options.idle_wait, &mut alarm, &mut ending).await {
-            match Box::pin(connection.converse(&mut alarm, &mut ending)).await {
+        while let Ok(true) = connection.wait(connection.options.idle_wait, &mut deadline, &mut ending).await {
+            match Box::pin(connection.converse(&mut deadline, &mut ending)).await {
                 Ok(Next::Http(Afterwards::Keep)) => {}
                 Ok(Next::Http(Afterwards::Close)) => {
                     Box::pin(connection.linger()).await;
                     break;
                 }
                 Ok(Next::Switch(take)) => {
-                    let Connection { stream, decoder, permit, .. } = connection;
-                    take(Switched { stream, rest: decoder.into_rest(), permit });
+                    let Connection { inlet, decoder, permit, .. } = connection;
+                    take(Switched { inlet, rest: decoder.into_rest(), permit });
                     return;
                 }
                 Err(Gone) => break,
@@ -218,11 +217,10 @@ pub fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc
 }
 
 struct Connection<S> {
-    stream: Socket,
     decoder: Decoder,
     peer: IpAddr,
     local: Option<IpAddr>,
-    arrival: Arrival,
+    inlet: Inlet,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
     options: Arc<Options>,
@@ -251,7 +249,12 @@ enum Failure {
 
 impl<S: Service> Connection<S> {
     /// Waits for the first byte of a request. False: it was silent for so long.
-    async fn wait(&mut self, silence: Duration, alarm: &mut Alarm, ending: &mut (impl Future<Output = ()> + Unpin)) -> Result<bool, Gone> {
+    async fn wait(
+        &mut self,
+        silence: Duration,
+        deadline: &mut Deadline,
+        ending: &mut (impl Future<Output = ()> + Unpin),
+    ) -> Result<bool, Gone> {
         if !self.decoder.is_idle() {
             return Ok(true);
         }
@@ -264,18 +267,18 @@ impl<S: Service> Connection<S> {
             if ending.poll_unpin(cx).is_ready() {
                 return Poll::Ready(Err(Gone));
             }
-            alarm.poll(cx, until).map(|()| Ok(false))
+            deadline.poll(cx, until).map(|()| Ok(false))
         })
         .await
     }
 
     /// Reads and answers requests as long as one follows soon after the other. `Close`: the last answer is the connection's last.
-    async fn converse(&mut self, alarm: &mut Alarm, ending: &mut (impl Future<Output = ()> + Unpin)) -> Result<Next, Gone> {
+    async fn converse(&mut self, deadline: &mut Deadline, ending: &mut (impl Future<Output = ()> + Unpin)) -> Result<Next, Gone> {
         loop {
             match self.exchange().await? {
                 // A client that sends ahead takes turns with the others.
                 Next::Http(Afterwards::Keep) if !self.decoder.is_idle() => task::yield_now().await,
-                Next::Http(Afterwards::Keep) if self.wait(PAUSE.min(self.options.idle_wait), alarm, ending).await? => {}
+                Next::Http(Afterwards::Keep) if self.wait(PAUSE.min(self.options.idle_wait), deadline, ending).await? => {}
                 next => return Ok(next),
             }
         }
@@ -330,7 +333,7 @@ impl<S: Service> Connection<S> {
     /// Sends a response that has a time of its own; what the kernel holds of it dies with the connection then too.
     async fn send_within(&mut self, response: &Response, afterwards: Afterwards, part: Part, within: Option<Duration>) -> Result<(), Gone> {
         let Some(within) = within else { return self.send(response, afterwards, part).await };
-        hold_little(&self.stream);
+        hold_little(self.inlet.socket());
         timeout(within, self.send(response, afterwards, part)).await.unwrap_or(Err(Gone))
     }
 
@@ -432,7 +435,7 @@ impl<S: Service> Connection<S> {
 
     /// Reads what there is into the decoder.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        scratch::lend(|scratch| match ready!(self.arrival.poll_read(&self.stream, cx, &mut scratch[..READ_BYTES])) {
+        scratch::lend(|scratch| match ready!(self.inlet.poll_read(cx, &mut scratch[..READ_BYTES])) {
             Ok((_, 0)) | Err(_) => Poll::Ready(Err(Gone)),
             Ok((came_at, read)) => {
                 self.came_at = came_at;
@@ -466,12 +469,12 @@ impl<S: Service> Connection<S> {
     /// Writes both in one go, as far as the socket takes them (G13).
     async fn write(&mut self, head: &[u8], body: &[u8]) -> Result<(), Gone> {
         // The kernel nearly always takes all at once. If it takes nothing, or fails, that shows again below.
-        let mut socket = self.stream.get_ref();
+        let mut socket = self.inlet.socket().get_ref();
         let attempt = if body.is_empty() { socket.write(head) } else { socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) };
         let mut sent = attempt.unwrap_or(0);
         while sent < head.len() + body.len() {
             let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
-            let writing = poll_fn(|cx| Pin::new(&mut &*self.stream).poll_write_vectored(cx, &rest));
+            let writing = poll_fn(|cx| Pin::new(&mut &**self.inlet.socket()).poll_write_vectored(cx, &rest));
             match timeout(self.options.write_wait, writing).await {
                 Ok(Ok(bytes)) if bytes > 0 => sent += bytes,
                 _ => return Err(Gone),
@@ -482,10 +485,10 @@ impl<S: Service> Connection<S> {
 
     /// Closes so that the peer sees the last answer: a close with bytes unread is a reset, which throws the answer away (G8).
     async fn linger(&mut self) {
-        if self.stream.get_ref().shutdown(Half::Write).is_err() {
+        if self.inlet.socket().get_ref().shutdown(Half::Write).is_err() {
             return;
         }
-        let drain = scratch::drain(&self.stream, &mut self.arrival, HTTP_DRAIN_BYTES_MAX);
+        let drain = scratch::drain(&mut self.inlet, HTTP_DRAIN_BYTES_MAX);
         // Whether the peer has closed or not: this was its time.
         let _ = timeout(self.options.drain_wait, drain).await;
     }

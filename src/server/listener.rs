@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +25,10 @@ use crate::limits::{
     TCP_USER_TIMEOUT,
 };
 use crate::runtime::clock;
+use crate::runtime::reactor::Reactor;
 use crate::runtime::shutdown::ShutdownSignal;
-use crate::runtime::socket::Socket;
 use crate::server::arrival::Arrival;
+use crate::server::inlet::Inlet;
 
 /// One port that is bound and listens.
 #[derive(Debug)]
@@ -39,12 +40,11 @@ pub struct Listener {
 /// A connection that was accepted, with the right to exist.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The socket; TCP_NODELAY, keep-alive, user timeout and both buffers are set.
-    pub stream: Socket,
+    /// Its socket, to read from; TCP_NODELAY, keep-alive, user timeout and both buffers are set. There may have been something to read
+    /// before it was accepted: a connection waits for that while descriptors lack.
+    pub inlet: Inlet,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
-    /// Since when there may have been something to read: a connection waits to be accepted while descriptors lack.
-    pub arrival: Arrival,
     /// To be held as long as the socket is open. An `async` block that names only the stream does not hold it.
     pub permit: Permit,
 }
@@ -68,7 +68,7 @@ impl Listener {
 
     /// Accepts until the shutdown begins, then closes the port. Each connection gets a task of its own, which runs what `connection`
     /// makes of it; one that gets no permit is closed at once.
-    pub async fn run<F>(self, permits: Arc<Permits>, shutdown: ShutdownSignal, connection: impl Fn(Accepted) -> F)
+    pub async fn run<F>(self, reactor: Arc<Reactor>, permits: Arc<Permits>, shutdown: ShutdownSignal, connection: impl Fn(Accepted) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -89,14 +89,9 @@ impl Listener {
                 Either::Left(_) => return,
                 Either::Right((accepted, _)) => accepted,
             };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    if let Some(permit) = permits.take(peer.ip()) {
-                        let stream = Arc::new(stream);
-                        task::spawn(connection(Accepted { stream, peer, arrival: Arrival::since(came), permit }));
-                    }
-                }
+            match accepted.and_then(|(stream, peer)| take_in(&reactor, &permits, stream, peer, came)) {
+                Ok(Some(accepted)) => drop(task::spawn(connection(accepted))),
+                Ok(None) => {}
                 Err(error) => {
                     permits.counters.accept_errors.fetch_add(1, Ordering::Relaxed);
                     if is_exhaustion(&error) {
@@ -117,6 +112,19 @@ impl Listener {
     }
 }
 
+/// What a socket that was accepted comes to; nothing if it gets no permit. `came`: monotonic, µs.
+fn take_in(
+    reactor: &Arc<Reactor>,
+    permits: &Arc<Permits>,
+    stream: Async<TcpStream>,
+    peer: SocketAddr,
+    came: u64,
+) -> io::Result<Option<Accepted>> {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let Some(permit) = permits.take(peer.ip()) else { return Ok(None) };
+    Ok(Some(Accepted { inlet: Inlet::new(reactor, &Arc::new(stream), came)?, peer, permit }))
+}
+
 /// Binds and sets what accepted sockets inherit.
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = TcpListener::bind(address)?;
@@ -135,7 +143,8 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Whether the system lacks what a connection needs: then the next accept would fail at once too.
 fn is_exhaustion(error: &io::Error) -> bool {
-    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    // The last: no more sockets may be watched.
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC];
     error.raw_os_error().is_some_and(|code| exhausted.iter().any(|errno| errno.raw_os_error() == code))
 }
 
@@ -378,7 +387,7 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_the_options() {
         let listener = open((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         assert!(sockopt::tcp_nodelay(&accepted).unwrap());
         assert!(sockopt::socket_keepalive(&accepted).unwrap());
@@ -393,7 +402,7 @@ mod tests {
 
     #[test]
     fn only_a_want_of_resources_calls_for_a_pause() {
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC] {
             assert!(is_exhaustion(&errno.into()), "{errno}");
         }
         for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::PERM] {
@@ -425,17 +434,18 @@ mod tests {
         for _ in 0..2 {
             let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
             ports.push(listener.local_addr());
-            accepting.push(task::spawn(listener.run(permits.clone(), signal.clone(), |accepted| async move {
-                let Accepted { stream, permit: _permit, .. } = accepted;
-                let _ = async_std::io::ReadExt::read_to_end(&mut &*stream, &mut Vec::new()).await;
+            let reactor = Arc::new(Reactor::new().unwrap());
+            accepting.push(task::spawn(listener.run(reactor, permits.clone(), signal.clone(), |accepted| async move {
+                let Accepted { inlet, permit: _permit, .. } = accepted;
+                let _ = async_std::io::ReadExt::read_to_end(&mut &**inlet.socket(), &mut Vec::new()).await;
             })));
         }
         for _ in 0..3 {
-            let first = std::net::TcpStream::connect(ports[0]).unwrap();
-            let mut second = std::net::TcpStream::connect(ports[0]).unwrap();
+            let first = TcpStream::connect(ports[0]).unwrap();
+            let mut second = TcpStream::connect(ports[0]).unwrap();
             second.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(second.read(&mut [0]).unwrap(), 0);
-            let mut third = std::net::TcpStream::connect(ports[1]).unwrap();
+            let mut third = TcpStream::connect(ports[1]).unwrap();
             third.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(third.read(&mut [0]).unwrap(), 0);
             drop(first);
@@ -447,6 +457,6 @@ mod tests {
         for task in accepting {
             task::block_on(async_std::future::timeout(PATIENCE, task)).unwrap();
         }
-        assert!(ports.iter().all(|port| std::net::TcpStream::connect(port).is_err()));
+        assert!(ports.iter().all(|port| TcpStream::connect(port).is_err()));
     }
 }

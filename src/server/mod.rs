@@ -3,6 +3,7 @@
 pub mod arrival;
 pub mod gate;
 pub mod http;
+pub mod inlet;
 pub mod listener;
 pub mod metrics;
 pub mod network;

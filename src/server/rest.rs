@@ -209,7 +209,11 @@ impl Service for Rest {
 /// Serves the port until the shutdown that `options` names.
 pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http::Options>, rest: Arc<Rest>) {
     let shutdown = options.shutdown.clone();
-    listener.run(permits, shutdown, |accepted| http::serve(accepted, Arc::clone(&options), Arc::clone(&rest))).await;
+    listener
+        .run(Arc::clone(rest.desk.handle.reactor()), permits, shutdown, |accepted| {
+            http::serve(accepted, Arc::clone(&options), Arc::clone(&rest))
+        })
+        .await;
 }
 
 fn router(desk: Arc<Desk>) -> tide::Server<Arc<Desk>> {

@@ -116,15 +116,15 @@ impl Rooms {
     fn switch(&self, head: Vec<u8>, asked: Asked) -> Answer {
         let (handle, frame_max) = (self.handle.clone(), self.terms.get().frame_max);
         let take = Box::new(move |switched: Switched| {
-            let Switched { stream, rest, permit } = switched;
+            let Switched { mut inlet, rest, permit } = switched;
             if let Asked::Enter(path, address, claims) = asked {
-                let link = handle.open_room(stream, address, claims, &path);
-                let mut member = Member::new(link, &path, frame_max, &rest, permit);
+                let link = handle.open_room(Arc::clone(inlet.socket()), address, claims, &path);
+                let mut member = Member::new(link, inlet, &path, frame_max, &rest, permit);
                 drop(task::spawn(async move { member.run().await }));
             } else if let Asked::TurnedAway(code) = asked {
                 drop(task::spawn(async move {
-                    member::turn_away(&stream, code).await;
-                    drop((stream, permit));
+                    member::turn_away(&mut inlet, code).await;
+                    drop((inlet, permit));
                 }));
             }
         });
@@ -212,7 +212,11 @@ impl Service for Rooms {
 /// Serves the port until the shutdown that `options` names.
 pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http::Options>, rooms: Arc<Rooms>) {
     let shutdown = options.shutdown.clone();
-    listener.run(permits, shutdown, |accepted| http::serve(accepted, Arc::clone(&options), Arc::clone(&rooms))).await;
+    listener
+        .run(Arc::clone(rooms.handle.reactor()), permits, shutdown, |accepted| {
+            http::serve(accepted, Arc::clone(&options), Arc::clone(&rooms))
+        })
+        .await;
 }
 
 const NO_PICTURE: HttpRefusal = HttpRefusal::new(Code::NotFound, "picture");

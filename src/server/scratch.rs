@@ -5,12 +5,9 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::net::TcpStream;
 use std::task::{Poll, ready};
 
-use async_io::Async;
-
-use crate::server::arrival::Arrival;
+use crate::server::inlet::Inlet;
 
 /// Bytes of the buffer: one read fills so many at most.
 pub const SCRATCH_BYTES: usize = 64 << 10;
@@ -30,12 +27,12 @@ pub fn lend<T>(read: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 
 /// Reads and throws away what a peer still sends, so that it sees the last it was told and no reset (G8): until it closes, or has sent
 /// more than `bytes_max`.
-pub fn drain(stream: &Async<TcpStream>, arrival: &mut Arrival, bytes_max: usize) -> impl Future<Output = ()> {
+pub fn drain(inlet: &mut Inlet, bytes_max: usize) -> impl Future<Output = ()> {
     let mut left = bytes_max;
     poll_fn(move |context| {
         lend(|scratch| {
             loop {
-                match ready!(arrival.poll_read(stream, context, scratch)) {
+                match ready!(inlet.poll_read(context, scratch)) {
                     Ok((_, read)) if read > 0 && read <= left => left -= read,
                     _ => return Poll::Ready(()),
                 }

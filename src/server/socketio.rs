@@ -327,5 +327,9 @@ impl Service for SocketIo {
 pub async fn serve(listener: Listener, permits: Arc<Permits>, options: Arc<http::Options>, server: Arc<SocketIo>) {
     let shutdown = options.shutdown.clone();
     async_std::task::spawn(table::sweep(Arc::clone(&server.sessions), shutdown.clone()));
-    listener.run(permits, shutdown, |accepted| http::serve(accepted, Arc::clone(&options), Arc::clone(&server))).await;
+    listener
+        .run(Arc::clone(server.handle.reactor()), permits, shutdown, |accepted| {
+            http::serve(accepted, Arc::clone(&options), Arc::clone(&server))
+        })
+        .await;
 }

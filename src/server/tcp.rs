@@ -15,11 +15,11 @@ use crate::protocol::decode;
 use crate::protocol::frame::{Body, Request, has_door_frame};
 use crate::protocol::line::{self, Lines};
 use crate::protocol::refusal::{Code, Refusal};
-use crate::runtime::door_watch::DoorSocket;
 use crate::runtime::handle::{Handle, TcpLink};
+use crate::runtime::reactor::Reactor;
 use crate::runtime::turnstile::Ticket;
-use crate::server::arrival::Arrival;
 use crate::server::gate::Gate;
+use crate::server::inlet::Inlet;
 use crate::server::listener::{Accepted, Permit};
 use crate::server::scratch;
 
@@ -55,6 +55,12 @@ impl TcpServer {
         self.frame_max.load(Ordering::Relaxed)
     }
 
+    /// What watches the sockets of its links.
+    #[must_use]
+    pub fn reactor(&self) -> &Arc<Reactor> {
+        self.handle.reactor()
+    }
+
     /// Connections closed because they spoke HTTP.
     #[must_use]
     pub fn http_closed(&self) -> u64 {
@@ -64,18 +70,16 @@ impl TcpServer {
     /// Serves one connection until it ends. All that a link keeps while it is idle is in its [`Connection`]: an `async fn` would
     /// keep its arguments a second time.
     pub fn serve(self: &Arc<TcpServer>, accepted: Accepted) -> impl Future<Output = ()> + Send + use<> {
-        let Accepted { stream, peer, arrival, permit } = accepted;
+        let Accepted { inlet, peer, permit } = accepted;
         let mut connection = Connection {
-            link: self.handle.open_tcp(stream, peer.ip()),
+            link: self.handle.open_tcp(Arc::clone(inlet.socket()), peer.ip()),
             reader: Reader {
                 lines: Lines::new(self.frame_max()),
                 kept: None,
-                arrival,
+                inlet,
                 came_at: 0,
                 told_at: 0,
                 ticket: None,
-                door: None,
-                opens_doors: false,
                 begun: false,
                 admitted: false,
             },
@@ -111,20 +115,20 @@ impl Connection {
                 Read::End(end) => break end,
             };
             let is_last = !self.admit(&mut batch.frames) || batch.overlong;
-            self.reader.opens_doors |= has_door_frame(&batch.frames);
+            let is_door = has_door_frame(&batch.frames);
             self.link.ready().await;
             self.link.submit(batch.frames, batch.at);
             if is_last {
                 self.link.closed().await;
                 break End::Closing;
             }
-            if self.becomes_door() {
+            if is_door && self.reader.inlet.join_doors(self.link.doors()) {
                 return true;
             }
         };
         match end {
             End::Finished => self.link.finish().await,
-            End::Closing => scratch::drain(self.link.stream(), &mut self.reader.arrival, DRAIN_BYTES_MAX).await,
+            End::Closing => scratch::drain(&mut self.reader.inlet, DRAIN_BYTES_MAX).await,
             End::Broken => {}
         }
         false
@@ -132,7 +136,7 @@ impl Connection {
 
     /// Reads until a batch of frames is there, or no more can come.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Read> {
-        if self.reader.door.is_none() {
+        if !self.reader.inlet.is_door() {
             self.link.doors().run_ready();
         }
         if self.link.is_broken() {
@@ -142,9 +146,9 @@ impl Connection {
             return Poll::Ready(Read::Batch(self.reader.take_kept(kept)));
         }
         scratch::lend(|scratch| {
-            let (link, Reader { arrival, ticket, door, .. }) = (&self.link, &mut self.reader);
+            let (link, Reader { inlet, ticket, .. }) = (&self.link, &mut self.reader);
             let may_read = |waker: &_| link.may_read(ticket, waker);
-            let read = match ready!(arrival.poll_read_in_turn(link.stream(), door.as_deref(), may_read, context, scratch)) {
+            let read = match ready!(inlet.poll_read_in_turn(may_read, context, scratch)) {
                 Ok((_, 0)) => return Poll::Ready(Read::End(End::Finished)),
                 Err(_) => return Poll::Ready(Read::End(End::Broken)),
                 Ok((came_at, read)) => {
@@ -182,16 +186,6 @@ impl Connection {
             self.server.http_closed.fetch_add(1, Ordering::Relaxed);
         }
         is_http
-    }
-
-    /// Whether a door frame has come for the first time, and the socket is watched as a door's from now on.
-    fn becomes_door(&mut self) -> bool {
-        if !self.reader.opens_doors || self.reader.door.is_some() {
-            return false;
-        }
-        // Where the system watches no more of them it is read as all others are.
-        self.reader.door = self.link.doors().watch(self.link.stream()).ok().map(Box::new);
-        self.reader.door.is_some()
     }
 
     /// Looks at the token in the first frame of all. False: the link is refused, as the only answer to that frame.
@@ -250,16 +244,13 @@ struct Reader {
     lines: Lines,
     /// Bytes read beyond the last batch.
     kept: Option<Box<Kept>>,
-    arrival: Arrival,
+    inlet: Inlet,
     /// Something has come, and the turn to read it has not.
     ticket: Option<Ticket>,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
     /// When the hub was last told of bytes that are no frame: monotonic, µs.
     told_at: u64,
-    /// A door frame has come, and since then it is read as soon as something comes.
-    door: Option<Box<DoorSocket>>,
-    opens_doors: bool,
     /// The first bytes have been looked at: it is no HTTP request.
     begun: bool,
     /// The first frame's token has been looked at.

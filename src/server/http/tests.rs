@@ -10,6 +10,7 @@ use futures::AsyncWriteExt;
 use futures::channel::oneshot;
 
 use super::*;
+use crate::runtime::reactor::Reactor;
 use crate::runtime::shutdown::{Shutdown, shutdown};
 use crate::runtime::socket;
 use crate::server::listener::{ConnectionLimits, Listener, Permits};
@@ -94,11 +95,11 @@ impl Probe {
                 head: b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(),
                 take: Box::new(move |switched| {
                     task::spawn(async move {
-                        let Switched { stream, rest, permit } = switched;
+                        let Switched { inlet, rest, permit } = switched;
                         let mut echo = b"rest:".to_vec();
                         echo.extend(rest);
-                        AsyncWriteExt::write_all(&mut &*stream, &echo).await.unwrap();
-                        drop((stream, permit));
+                        AsyncWriteExt::write_all(&mut &**inlet.socket(), &echo).await.unwrap();
+                        drop((inlet, permit));
                     });
                 }),
             },
@@ -142,8 +143,14 @@ impl Server {
         let permits = Permits::new(ConnectionLimits { connections: 100, per_address: 100 });
         let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr();
+        let reactor = Arc::new(Reactor::new().unwrap());
+        task::spawn({
+            let reactor = Arc::clone(&reactor);
+            async move { reactor.run(|| ()).await }
+        });
         let shared = options.clone();
-        let accepting = task::spawn(listener.run(permits.clone(), signal, move |accepted| serve(accepted, shared.clone(), probe.clone())));
+        let accepting =
+            task::spawn(listener.run(reactor, permits.clone(), signal, move |accepted| serve(accepted, shared.clone(), probe.clone())));
         Server { address, options, permits, events: received, gate: Some(gate), switch: Some(switch), accepting }
     }
 
@@ -566,7 +573,8 @@ fn the_future_of_a_connection_is_small() {
     let permit = server.permits.take(Ipv4Addr::LOCALHOST.into()).unwrap();
     let (events, _) = mpsc::sync_channel(1);
     let probe = Arc::new(Probe { events, gate: std::sync::Mutex::new(None), large: Bytes::new() });
-    let accepted = Accepted { stream, peer: server.address, arrival: Arrival::since(0), permit };
+    let inlet = Inlet::new(&Arc::new(Reactor::new().unwrap()), &stream, 0).unwrap();
+    let accepted = Accepted { inlet, peer: server.address, permit };
     let bytes = size_of_val(&serve(accepted, server.options.clone(), probe));
     assert!(bytes <= 600, "{bytes} bytes");
     drop(server.switch);

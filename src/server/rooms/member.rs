@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::net::Shutdown;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_std::future::timeout;
@@ -19,8 +20,7 @@ use crate::protocol::room::{Place, RoomFrame, RoomPath};
 use crate::protocol::websocket::{self, Decoder, Item, Payload};
 use crate::runtime::clock;
 use crate::runtime::handle::RoomLink;
-use crate::runtime::socket::Socket;
-use crate::server::arrival::Arrival;
+use crate::server::inlet::Inlet;
 use crate::server::listener::Permit;
 use crate::server::scratch::{self, SCRATCH_BYTES};
 
@@ -45,7 +45,7 @@ pub(super) struct Member {
     reads_large: bool,
     /// What was read behind the batch that was handed over.
     behind: Option<Read>,
-    arrival: Arrival,
+    inlet: Inlet,
     /// When the hub was last told that a part of a frame has come: monotonic, µs.
     heard_told: u64,
     _permit: Permit,
@@ -73,7 +73,7 @@ enum End {
 
 impl Member {
     /// A member that has just come; `rest` is what it sent behind its handshake.
-    pub(super) fn new(link: RoomLink, path: &RoomPath, frame_max: usize, rest: &[u8], permit: Permit) -> Member {
+    pub(super) fn new(link: RoomLink, inlet: Inlet, path: &RoomPath, frame_max: usize, rest: &[u8], permit: Permit) -> Member {
         let is_door = path.place == Place::Door;
         let buffer = if is_door { DOOR_BUFFER_BYTES } else { BUFFER_BYTES };
         let mut decoder = Decoder::new(websocket::Options { message_max: frame_max, buffer });
@@ -88,7 +88,7 @@ impl Member {
             has_more,
             reads_large: false,
             behind: None,
-            arrival: Arrival::since(now),
+            inlet,
             heard_told: now,
             _permit: permit,
         }
@@ -115,7 +115,7 @@ impl Member {
         }
         // Its place is free from here on, though it may still have to read its close frame.
         self.link.leave();
-        scratch::drain(self.link.stream(), &mut self.arrival, DRAIN_BYTES_MAX).await;
+        scratch::drain(&mut self.inlet, DRAIN_BYTES_MAX).await;
     }
 
     /// Reads until there is something to hand over.
@@ -140,7 +140,7 @@ impl Member {
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<Read>> {
         let most = READ_BYTES[usize::from(self.reads_large)];
         scratch::lend(|scratch| {
-            let filled = match ready!(self.arrival.poll_read(self.link.stream(), context, &mut scratch[..most])) {
+            let filled = match ready!(self.inlet.poll_read(context, &mut scratch[..most])) {
                 Ok((_, filled)) if filled > 0 => filled,
                 _ => return Poll::Ready(Some(Read::End(End::Gone))),
             };
@@ -214,14 +214,15 @@ fn door_answer(text: &str) -> Option<Request> {
 }
 
 /// Tells a peer that it is no member, and why.
-pub(super) async fn turn_away(stream: &Socket, code: u16) {
+pub(super) async fn turn_away(inlet: &mut Inlet, code: u16) {
     let mut frame = Vec::new();
     websocket::close_frame(code, &mut frame);
-    let mut writer = &**stream;
+    let stream = Arc::clone(inlet.socket());
+    let mut writer = &*stream;
     // A peer that does not take the few bytes is not told.
     let tell = async {
         if writer.write_all(&frame).await.is_ok() && stream.get_ref().shutdown(Shutdown::Write).is_ok() {
-            scratch::drain(stream, &mut Arrival::since(clock::mono_us()), DRAIN_BYTES_MAX).await;
+            scratch::drain(inlet, DRAIN_BYTES_MAX).await;
         }
     };
     let _ = timeout(HTTP_DRAIN_WAIT, tell).await;

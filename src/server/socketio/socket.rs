@@ -10,11 +10,10 @@ use crate::protocol::engineio::connection::{Input, RequestId};
 use crate::protocol::engineio::packet::Packet;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::websocket::{Decoder, Item, Options};
-use crate::runtime::door_watch::DoorSocket;
+use crate::runtime::clock;
 use crate::runtime::turnstile::Ticket;
-use crate::runtime::{self, clock};
-use crate::server::arrival::Arrival;
 use crate::server::http::Switched;
+use crate::server::inlet::Inlet;
 use crate::server::listener::Permit;
 use crate::server::scratch;
 use crate::server::socketio::session::{Batch, OPENING, Session};
@@ -28,7 +27,7 @@ const READS_PER_TURN: usize = 16;
 pub(super) fn open(session: Arc<Session>, switched: Switched, frame_max: usize, refused: Option<Refusal>) {
     let socket = Socket::new(session, switched, frame_max, OPENING);
     let session = &socket.session;
-    session.link().attach(socket.stream.clone());
+    session.link().attach(Arc::clone(socket.inlet.socket()));
     if let Some(refusal) = refused {
         session.link().refuse(refusal);
         session.handle(Input::Close);
@@ -38,7 +37,7 @@ pub(super) fn open(session: Arc<Session>, switched: Switched, frame_max: usize, 
 
 /// A WebSocket has come for a session that polls.
 pub(super) fn probe(session: Arc<Session>, switched: Switched, frame_max: usize) {
-    if let Some(id) = session.probe(&switched.stream) {
+    if let Some(id) = session.probe(switched.inlet.socket()) {
         Socket::new(session, switched, frame_max, id).spawn();
     }
 }
@@ -46,40 +45,25 @@ pub(super) fn probe(session: Arc<Session>, switched: Switched, frame_max: usize)
 struct Socket {
     session: Arc<Session>,
     id: RequestId,
-    stream: runtime::socket::Socket,
     decoder: Decoder,
-    arrival: Arrival,
+    inlet: Inlet,
     /// Something has come, and the turn to read it has not.
     ticket: Option<Ticket>,
     /// When the bytes last read came: monotonic, µs.
     came_at: u64,
     frame_max: usize,
-    /// A door frame has come: it is read as soon as something comes.
-    door: Option<Box<DoorSocket>>,
     _permit: Permit,
 }
 
 impl Socket {
     fn new(session: Arc<Session>, switched: Switched, frame_max: usize, id: RequestId) -> Socket {
-        let Switched { stream, rest, permit } = switched;
+        let Switched { inlet, rest, permit } = switched;
         let mut decoder = Decoder::new(Options { message_max: SOCKETIO_BODY_BYTES_MAX.max(2 * frame_max), buffer: BUFFER_BYTES });
         if !rest.is_empty() {
             let filled = rest.len();
             decoder.lend(rest, filled);
         }
-        let came_at = clock::mono_us();
-        Socket {
-            session,
-            id,
-            stream,
-            decoder,
-            arrival: Arrival::since(came_at),
-            came_at,
-            frame_max,
-            ticket: None,
-            door: None,
-            _permit: permit,
-        }
+        Socket { session, id, decoder, inlet, came_at: clock::mono_us(), frame_max, ticket: None, _permit: permit }
     }
 
     /// Serves it until it ends, by a task of its own. All that is kept while it is idle is in the socket: an `async fn` would keep its
@@ -103,12 +87,8 @@ impl Socket {
             if !self.session.hand_over(&mut batch, self.came_at).await || is_over {
                 break;
             }
-            if is_door && self.door.is_none() {
-                // Where the system watches no more of them it is read as all others are.
-                self.door = self.session.link().doors().watch(&self.stream).ok().map(Box::new);
-                if self.door.is_some() {
-                    return true;
-                }
+            if is_door && self.inlet.join_doors(self.session.link().doors()) {
+                return true;
             }
         }
         self.session.handle(Input::WebsocketGone(self.id));
@@ -117,7 +97,7 @@ impl Socket {
 
     /// Reads until a batch of frames is there, or no more can come.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<(Batch, bool)> {
-        if self.door.is_none() {
+        if !self.inlet.is_door() {
             self.session.link().doors().run_ready();
         }
         let mut batch = Batch::default();
@@ -139,7 +119,7 @@ impl Socket {
         scratch::lend(|scratch| {
             let (link, ticket) = (self.session.link(), &mut self.ticket);
             let may_read = |waker: &_| link.may_read(ticket, waker);
-            let read = match ready!(self.arrival.poll_read_in_turn(&self.stream, self.door.as_deref(), may_read, context, scratch)) {
+            let read = match ready!(self.inlet.poll_read_in_turn(may_read, context, scratch)) {
                 Ok((_, 0)) | Err(_) => return Poll::Ready(false),
                 Ok((came_at, read)) => {
                     self.came_at = came_at;

@@ -1,5 +1,5 @@
-//! A deadline that moves with every request: one timer of the reactor for all of them, set anew only where an earlier time is needed or
-//! it has gone off too early. To register a timer and take it back for each request costs more than the request's head.
+//! A deadline that moves with every request, or every turn of the hub: one timer for all of them, set anew only where an earlier time is
+//! needed or it has gone off too early. To register a timer and take it back each time costs more than a turn.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,9 +10,9 @@ use async_io::Timer;
 
 use crate::runtime::clock;
 
-/// One timer.
+/// One timer, for one that waits.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub struct Deadline {
     timer: Timer,
     /// When it goes off: monotonic, µs; [`NEVER`] while it is not set.
     due: u64,
@@ -21,14 +21,21 @@ pub(super) struct Alarm {
 /// Later than all that anybody waits for.
 const NEVER: u64 = u64::MAX;
 
-impl Alarm {
+impl Default for Deadline {
+    fn default() -> Deadline {
+        Deadline::new()
+    }
+}
+
+impl Deadline {
     /// A timer that is not set.
-    pub(super) fn new() -> Alarm {
-        Alarm { timer: Timer::never(), due: NEVER }
+    #[must_use]
+    pub fn new() -> Deadline {
+        Deadline { timer: Timer::never(), due: NEVER }
     }
 
     /// Ready once it is `until`: monotonic, µs. It wakes whoever polled it last, perhaps too early.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, until: u64) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, until: u64) -> Poll<()> {
         loop {
             if self.due > until {
                 let now = clock::mono_us();
@@ -51,23 +58,23 @@ mod tests {
     use super::*;
 
     /// Waits until so many µs from now. Returns how long it took.
-    async fn wait(alarm: &mut Alarm, us: u64) -> u64 {
+    async fn wait(deadline: &mut Deadline, us: u64) -> u64 {
         let begin = clock::mono_us();
-        poll_fn(|cx| alarm.poll(cx, begin + us)).await;
+        poll_fn(|cx| deadline.poll(cx, begin + us)).await;
         clock::mono_us() - begin
     }
 
     #[test]
     fn it_goes_off_at_the_time_that_was_asked_for_last() {
         async_std::task::block_on(async {
-            let mut alarm = Alarm::new();
+            let mut deadline = Deadline::new();
             let (short, long, past_all) = (5_000, 60_000, 20_000_000);
             let far = clock::mono_us() + past_all;
             for us in [short, long, short, 0] {
                 // What was asked for before is given up for an earlier time, and passed over for a later one.
-                assert!(poll_fn(|cx| Poll::Ready(alarm.poll(cx, far))).await.is_pending());
-                assert!(poll_fn(|cx| Poll::Ready(alarm.poll(cx, clock::mono_us() + short / 5))).await.is_pending());
-                let took = wait(&mut alarm, us).await;
+                assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx, far))).await.is_pending());
+                assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx, clock::mono_us() + short / 5))).await.is_pending());
+                let took = wait(&mut deadline, us).await;
                 assert!(took >= us && took < past_all, "{took} for {us}");
             }
         });
