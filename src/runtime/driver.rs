@@ -392,6 +392,8 @@ fn turn(shared: &Shared) -> Turn {
             break;
         }
     }
+    // Between turns others read; async-io would look for them once in 200 tasks.
+    shared.reactor.look();
     let some_wait_to_read = shared.turnstile.turn();
     let core = shared.core();
     if some_wait_to_read || core.has_to_write() || core.hub.has_work() || !shared.lanes().is_empty() {
