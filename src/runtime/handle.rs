@@ -595,12 +595,6 @@ impl TcpLink {
         self.shared.act(|hub, _, _| hub.set_claims(self.id, claims));
     }
 
-    /// Its socket, to read from.
-    #[must_use]
-    pub fn stream(&self) -> &Socket {
-        self.outbox.stream().expect("a TCP link is opened with its socket")
-    }
-
     /// Whether its connection is broken.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -765,12 +759,6 @@ impl RoomLink {
     /// It is no member any longer, though its socket may still be open for its last frames.
     pub fn leave(&self) {
         self.shared.submit(Input::Gone(self.id));
-    }
-
-    /// Its socket, to read from.
-    #[must_use]
-    pub fn stream(&self) -> &Socket {
-        self.outbox.stream()
     }
 
     /// Whether it has been ended.

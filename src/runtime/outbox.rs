@@ -219,12 +219,6 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The socket, for the reading task; none while the session polls.
-    #[must_use]
-    pub fn stream(&self) -> Option<&Socket> {
-        self.stream.get()
-    }
-
     /// What its units are.
     pub(super) fn units(&self) -> Units {
         self.units

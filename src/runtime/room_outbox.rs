@@ -134,10 +134,6 @@ impl RoomOutbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn stream(&self) -> &Socket {
-        &self.stream
-    }
-
     pub(super) fn is_closing(&self) -> bool {
         self.state().closing
     }
