@@ -21,19 +21,14 @@ pub struct Deadline {
 /// Later than all that anybody waits for.
 const NEVER: u64 = u64::MAX;
 
+/// A timer that is not set.
 impl Default for Deadline {
     fn default() -> Deadline {
-        Deadline::new()
+        Deadline { timer: Timer::never(), due: NEVER }
     }
 }
 
 impl Deadline {
-    /// A timer that is not set.
-    #[must_use]
-    pub fn new() -> Deadline {
-        Deadline { timer: Timer::never(), due: NEVER }
-    }
-
     /// Ready once it is `until`: monotonic, µs. It wakes whoever polled it last, perhaps too early.
     pub fn poll(&mut self, cx: &mut Context<'_>, until: u64) -> Poll<()> {
         loop {
@@ -67,7 +62,7 @@ mod tests {
     #[test]
     fn it_goes_off_at_the_time_that_was_asked_for_last() {
         async_std::task::block_on(async {
-            let mut deadline = Deadline::new();
+            let mut deadline = Deadline::default();
             let (short, long, past_all) = (5_000, 60_000, 20_000_000);
             let far = clock::mono_us() + past_all;
             for us in [short, long, short, 0] {

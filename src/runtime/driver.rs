@@ -311,7 +311,7 @@ impl Shared {
 
 /// Runs until the process ends.
 pub(super) async fn drive(shared: Arc<Shared>) {
-    let mut deadline = Deadline::new();
+    let mut deadline = Deadline::default();
     loop {
         match unless_broken(|| turn(&shared)) {
             Turn::Again => async_std::task::yield_now().await,
@@ -322,7 +322,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
 
 /// Watches the sockets of the links that are no door's until the process ends.
 pub(super) async fn watch(shared: Arc<Shared>) {
-    goes_on("links", shared.reactor.run(|| ()).await);
+    goes_on("links", shared.reactor.run(|| shared.door_tasks.run_ready()).await);
 }
 
 /// Runs the tasks of doors until the process ends.
@@ -393,7 +393,7 @@ fn turn(shared: &Shared) -> Turn {
         }
     }
     // Between turns others read; async-io would look for them once in 200 tasks.
-    shared.reactor.look();
+    shared.reactor.look_for_all(|| shared.door_tasks.run_ready());
     let some_wait_to_read = shared.turnstile.turn();
     let core = shared.core();
     if some_wait_to_read || core.has_to_write() || core.hub.has_work() || !shared.lanes().is_empty() {

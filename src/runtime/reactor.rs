@@ -3,7 +3,7 @@
 //! more comes. One look finds all that came, and may be taken between two pieces of work.
 //!
 //! The kernel tells of what comes, not of what is there: whoever is told reads until nothing is left. A read that does not fill its
-//! buffer has left nothing.
+//! buffer has left nothing, but where it stopped at urgent data: no protocol of ours has such, and whoever sends it is not read any more.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -32,7 +32,7 @@ pub struct Reactor {
     of_doors: bool,
 }
 
-/// What is known of each, by its number. Places that are free stand in a row.
+/// What is known of each, by its number. Places that are free stand in a row; there are as many as there once were connections.
 #[derive(Debug, Default)]
 struct Sockets {
     states: Vec<State>,
@@ -51,6 +51,8 @@ enum State {
     Ready,
     /// Behind what is there nothing more will come.
     Over,
+    /// Urgent data has come.
+    Urgent,
 }
 
 /// A socket that is watched until this is dropped.
@@ -88,37 +90,47 @@ impl Reactor {
     pub fn watch(self: &Arc<Self>, socket: &Socket) -> io::Result<Watched> {
         let number = self.sockets().take();
         let watched = Watched { reactor: Arc::clone(self), socket: Arc::clone(socket), number };
-        let whenever = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let whenever = epoll::EventFlags::IN | epoll::EventFlags::PRI | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(&self.poll, socket, epoll::EventData::new_u64(number.into()), whenever)?;
         Ok(watched)
     }
 
-    /// Wakes those who wait for what has come.
-    pub fn look(&self) {
+    /// Wakes those who wait for what has come. Returns whether there may be more of them.
+    pub fn look(&self) -> bool {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; READY_MAX];
-        // Fails only where a signal came between.
-        let Ok((told, _)) = epoll::wait(&self.poll, events.as_mut_slice(), Some(&NO_WAIT)) else { return };
-        if told.is_empty() {
-            return;
-        }
-        let over = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+        // Locked before, so that no place changes hands between what is told of it and its change.
         let mut sockets = self.sockets();
-        for event in told {
+        // Fails only where a signal came between.
+        let Ok((told, _)) = epoll::wait(&self.poll, events.as_mut_slice(), Some(&NO_WAIT)) else { return true };
+        for event in &*told {
             let flags = event.flags;
-            sockets.tell(event.data.u64(), flags.intersects(over));
+            sockets.tell(event.data.u64(), flags);
+        }
+        told.len() == READY_MAX
+    }
+
+    /// The same for all of them, at most as often as it takes if each is told of once; calls `between` behind each look. Whoever waits for
+    /// its turn to read is as old as it was when it was found, so none may be left in the kernel.
+    pub fn look_for_all(&self, mut between: impl FnMut()) {
+        let looks_max = self.sockets().states.len() / READY_MAX + 1;
+        for _ in 0..looks_max {
+            let is_all = !self.look();
+            between();
+            if is_all {
+                return;
+            }
         }
     }
 
-    /// Looks whenever something has come, and calls `then`; ends only if it fails.
+    /// Looks whenever something has come, and calls `between` behind each look; ends only if it fails.
     ///
     /// # Errors
     /// No descriptor, no memory.
-    pub async fn run(&self, mut then: impl FnMut()) -> io::Result<()> {
+    pub async fn run(&self, mut between: impl FnMut()) -> io::Result<()> {
         let some_have = Async::new_nonblocking(self.poll.as_fd())?;
         poll_fn(|cx| {
-            // Whatever the reactor says of why: its own thread can wake for an event and say nothing of it.
-            self.look();
-            then();
+            // Whatever async-io says of why: its own thread can wake for an event and say nothing of it.
+            self.look_for_all(&mut between);
             // What has come since is said again, for as long as somebody must look the kernel says so.
             while some_have.poll_readable(cx)?.is_ready() {}
             Poll::Pending
@@ -144,12 +156,19 @@ impl Sockets {
         number
     }
 
-    /// Something has come, or the last that will. To tell one that has taken the place of another costs it a try.
-    fn tell(&mut self, number: u64, is_over: bool) {
+    /// Something has come to that socket.
+    fn tell(&mut self, number: u64, flags: epoll::EventFlags) {
+        let over = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+        let now = if flags.contains(epoll::EventFlags::PRI) {
+            State::Urgent
+        } else if flags.intersects(over) {
+            State::Over
+        } else {
+            State::Ready
+        };
         let Some(state) = usize::try_from(number).ok().and_then(|number| self.states.get_mut(number)) else { return };
-        let now = if is_over { State::Over } else { State::Ready };
         match state {
-            State::Free(_) | State::Over => {}
+            State::Free(_) | State::Over | State::Urgent => {}
             State::Idle | State::Ready => *state = now,
             State::Waits(_) => {
                 if let State::Waits(waker) = std::mem::replace(state, now) {
@@ -174,13 +193,17 @@ impl Watched {
     }
 
     /// Ready once something has come since this was last ready, or when nothing more comes. Whoever asks has taken all there was.
-    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+    ///
+    /// # Errors
+    /// The peer has sent urgent data.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sockets = self.reactor.sockets();
         match &mut sockets.states[self.number as usize] {
-            State::Over => return Poll::Ready(()),
+            State::Over => return Poll::Ready(Ok(())),
+            State::Urgent => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "urgent data has come"))),
             state @ State::Ready => {
                 *state = State::Idle;
-                return Poll::Ready(());
+                return Poll::Ready(Ok(()));
             }
             State::Waits(waker) => waker.clone_from(context.waker()),
             state => *state = State::Waits(context.waker().clone()),
@@ -191,14 +214,11 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        let mut sockets = self.reactor.sockets();
         // Refused only if it is not there, and then there is nothing to take out.
         let _ = epoll::delete(&self.reactor.poll, &self.socket);
-        let mut sockets = self.reactor.sockets();
         let free = State::Free(sockets.first_free.replace(self.number));
-        let last = std::mem::replace(&mut sockets.states[self.number as usize], free);
-        // A waker may end a task, and that may drop another of these.
-        drop(sockets);
-        drop(last);
+        sockets.states[self.number as usize] = free;
     }
 }
 
@@ -275,6 +295,34 @@ mod tests {
     }
 
     #[test]
+    fn urgent_data_is_an_error_for_a_read_would_stop_before_it() {
+        let (mut client, socket) = pair();
+        let (reactor, watched) = watched(&socket);
+        client.write_all(b"12").unwrap();
+        rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB).unwrap();
+        client.write_all(b"34").unwrap();
+        reactor.look();
+        let asked = watched.poll_readable(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(asked, Poll::Ready(Err(_))));
+    }
+
+    #[test]
+    fn one_look_finds_so_many_and_a_look_for_all_the_rest() {
+        let reactor = Arc::new(Reactor::new().unwrap());
+        let mut open: Vec<_> =
+            (0..READY_MAX + 3).map(|_| pair()).map(|(client, socket)| (client, reactor.watch(&socket).unwrap())).collect();
+        let mut write_to_all = || open.iter_mut().for_each(|(client, _)| client.write_all(b"1").unwrap());
+        write_to_all();
+        assert!(reactor.look());
+        assert!(!reactor.look());
+        write_to_all();
+        let mut looks = 0;
+        reactor.look_for_all(|| looks += 1);
+        assert_eq!(looks, 2);
+        assert!(open.iter().all(|(_, watched)| is_ready(watched)));
+    }
+
+    #[test]
     fn places_are_used_again_and_who_has_gone_is_not_told() {
         let (reactor, mut open) = (Arc::new(Reactor::new().unwrap()), Vec::new());
         for _ in 0..3 {
@@ -299,7 +347,7 @@ mod tests {
         async_std::task::spawn(async move { reactor.run(|| ()).await });
         for _ in 0..100 {
             client.write_all(b"1").unwrap();
-            async_std::task::block_on(poll_fn(|cx| watched.poll_readable(cx)));
+            async_std::task::block_on(poll_fn(|cx| watched.poll_readable(cx))).unwrap();
             assert_eq!(socket.get_ref().read(&mut [0; 8]).unwrap(), 1);
         }
     }

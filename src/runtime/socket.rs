@@ -1,6 +1,5 @@
 //! A TCP socket as whoever reads from it and whoever writes to it share it.
 
-use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -13,11 +12,9 @@ use crate::limits::{DOOR_SEND_BUFFER_BYTES, DOOR_USER_TIMEOUT_MS};
 /// [`crate::runtime::reactor::Reactor`] tells; whether one may write again, async-io does.
 pub type Socket = Arc<Async<TcpStream>>;
 
-/// Takes a socket over.
-///
-/// # Errors
-/// Those of making it non-blocking and of waiting for it: no descriptor, no memory.
-pub fn take_over(stream: TcpStream) -> io::Result<Socket> {
+/// Takes over a socket that a test has accepted by itself.
+#[cfg(test)]
+pub(crate) fn take_over(stream: TcpStream) -> std::io::Result<Socket> {
     Async::new(stream).map(Arc::new)
 }
 

@@ -56,6 +56,11 @@ impl Arrival {
         came
     }
 
+    /// From now on nobody waits: what is taken next may have come at any time since.
+    pub(super) fn pause(&mut self) {
+        self.date(&Poll::Ready(()), |()| false);
+    }
+
     /// Whether there is nothing to read as far as is known, and one waits from now on.
     pub(super) fn begin_to_wait(&mut self) -> bool {
         if self.known == Known::Emptied {

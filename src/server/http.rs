@@ -121,6 +121,8 @@ pub struct Switched {
     pub inlet: Inlet,
     /// What the peer has sent behind its head (G5).
     pub rest: Vec<u8>,
+    /// When that came: monotonic, µs.
+    pub came_at: u64,
     /// To be held as long as the socket is open.
     pub permit: Permit,
 }
@@ -194,7 +196,7 @@ pub fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc
     let Accepted { inlet, peer, permit } = accepted;
     let local = inlet.socket().get_ref().local_addr().ok().map(|address| address.ip().to_canonical());
     let (decoder, peer) = (Decoder::new(), peer.ip());
-    let (mut deadline, mut ending) = (Deadline::new(), options.shutdown.begun());
+    let (mut deadline, mut ending) = (Deadline::default(), options.shutdown.begun());
     let mut connection = Connection { decoder, peer, local, inlet, came_at: 0, options, service, permit };
     // No function of its own: its arguments would lie in its future a second time.
     async move {
@@ -206,8 +208,8 @@ pub fn serve<S: Service>(accepted: Accepted, options: Arc<Options>, service: Arc
                     break;
                 }
                 Ok(Next::Switch(take)) => {
-                    let Connection { inlet, decoder, permit, .. } = connection;
-                    take(Switched { inlet, rest: decoder.into_rest(), permit });
+                    let Connection { inlet, decoder, came_at, permit, .. } = connection;
+                    take(Switched { inlet, rest: decoder.into_rest(), came_at, permit });
                     return;
                 }
                 Err(Gone) => break,
@@ -472,6 +474,10 @@ impl<S: Service> Connection<S> {
         let mut socket = self.inlet.socket().get_ref();
         let attempt = if body.is_empty() { socket.write(head) } else { socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) };
         let mut sent = attempt.unwrap_or(0);
+        if sent < head.len() + body.len() {
+            // What comes while this waits lies in the kernel, and nobody is woken.
+            self.inlet.pause();
+        }
         while sent < head.len() + body.len() {
             let rest = [IoSlice::new(&head[sent.min(head.len())..]), IoSlice::new(&body[sent.saturating_sub(head.len())..])];
             let writing = poll_fn(|cx| Pin::new(&mut &**self.inlet.socket()).poll_write_vectored(cx, &rest));

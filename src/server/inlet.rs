@@ -51,6 +51,11 @@ impl Inlet {
         self.watched.is_door()
     }
 
+    /// From now on nobody waits: what is read next may have come at any time since.
+    pub fn pause(&mut self) {
+        self.arrival.pause();
+    }
+
     /// Reads what there is into `buffer`. Returns when it came at the earliest, monotonic, µs, and how many bytes; 0: no more come.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(u64, usize)>> {
         self.poll_read_in_turn(|_| true, cx, buffer)
@@ -67,11 +72,11 @@ impl Inlet {
         let mut is_empty = self.arrival.begin_to_wait();
         for _ in 0..TRIES_MAX {
             if is_empty {
-                ready!(self.watched.poll_readable(cx));
+                ready!(self.watched.poll_readable(cx))?;
             }
             if !self.is_door() && !may_read(cx.waker()) {
                 // That something has come is said once only: from now on it is tried without asking.
-                self.arrival.date(&Poll::Ready(()), |()| false);
+                self.pause();
                 return Poll::Pending;
             }
             let mut stream = self.socket().get_ref();
@@ -154,6 +159,20 @@ mod tests {
     }
 
     #[test]
+    fn what_came_in_a_pause_is_as_old_as_that_may_be() {
+        let (mut client, reactor, mut inlet) = pair();
+        let mut buffer = [0; 8];
+        assert!(poll(&mut inlet, true, &mut buffer).is_pending());
+        inlet.pause();
+        let paused = clock::mono_us();
+        std::thread::sleep(Duration::from_millis(2));
+        client.write_all(b"1").unwrap();
+        reactor.look();
+        let Poll::Ready((came, _)) = poll(&mut inlet, true, &mut buffer) else { panic!("it has come") };
+        assert!(came <= paused, "{came} {paused}");
+    }
+
+    #[test]
     fn a_door_does_not_wait_for_its_turn_and_misses_nothing_on_its_way() {
         let (mut client, _reactor, mut inlet) = pair();
         let mut buffer = [0; 8];
@@ -162,6 +181,7 @@ mod tests {
         let doors = DoorTasks::new().unwrap();
         assert!(inlet.join_doors(&doors));
         assert!(!inlet.join_doors(&doors));
+        // Nobody looks at doors before there is the first task of one.
         doors.spawn(async {});
         doors.run_ready();
         assert!(matches!(poll(&mut inlet, false, &mut buffer), Poll::Ready((_, 1))));

@@ -45,7 +45,7 @@ pub struct Accepted {
     pub inlet: Inlet,
     /// The other end; an IPv4 address is never in its mapped form.
     pub peer: SocketAddr,
-    /// To be held as long as the socket is open. An `async` block that names only the stream does not hold it.
+    /// To be held as long as the socket is open. An `async` block that names only the inlet does not hold it.
     pub permit: Permit,
 }
 
@@ -67,7 +67,7 @@ impl Listener {
     }
 
     /// Accepts until the shutdown begins, then closes the port. Each connection gets a task of its own, which runs what `connection`
-    /// makes of it; one that gets no permit is closed at once.
+    /// makes of it; one that gets no permit, or can't be watched, is closed at once.
     pub async fn run<F>(self, reactor: Arc<Reactor>, permits: Arc<Permits>, shutdown: ShutdownSignal, connection: impl Fn(Accepted) -> F)
     where
         F: Future<Output = ()> + Send + 'static,

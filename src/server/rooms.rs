@@ -116,7 +116,7 @@ impl Rooms {
     fn switch(&self, head: Vec<u8>, asked: Asked) -> Answer {
         let (handle, frame_max) = (self.handle.clone(), self.terms.get().frame_max);
         let take = Box::new(move |switched: Switched| {
-            let Switched { mut inlet, rest, permit } = switched;
+            let Switched { mut inlet, rest, permit, .. } = switched;
             if let Asked::Enter(path, address, claims) = asked {
                 let link = handle.open_room(Arc::clone(inlet.socket()), address, claims, &path);
                 let mut member = Member::new(link, inlet, &path, frame_max, &rest, permit);

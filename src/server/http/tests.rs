@@ -95,7 +95,7 @@ impl Probe {
                 head: b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec(),
                 take: Box::new(move |switched| {
                     task::spawn(async move {
-                        let Switched { inlet, rest, permit } = switched;
+                        let Switched { inlet, rest, permit, .. } = switched;
                         let mut echo = b"rest:".to_vec();
                         echo.extend(rest);
                         AsyncWriteExt::write_all(&mut &**inlet.socket(), &echo).await.unwrap();

@@ -10,7 +10,6 @@ use crate::protocol::engineio::connection::{Input, RequestId};
 use crate::protocol::engineio::packet::Packet;
 use crate::protocol::refusal::Refusal;
 use crate::protocol::websocket::{Decoder, Item, Options};
-use crate::runtime::clock;
 use crate::runtime::turnstile::Ticket;
 use crate::server::http::Switched;
 use crate::server::inlet::Inlet;
@@ -57,13 +56,13 @@ struct Socket {
 
 impl Socket {
     fn new(session: Arc<Session>, switched: Switched, frame_max: usize, id: RequestId) -> Socket {
-        let Switched { inlet, rest, permit } = switched;
+        let Switched { inlet, rest, came_at, permit } = switched;
         let mut decoder = Decoder::new(Options { message_max: SOCKETIO_BODY_BYTES_MAX.max(2 * frame_max), buffer: BUFFER_BYTES });
         if !rest.is_empty() {
             let filled = rest.len();
             decoder.lend(rest, filled);
         }
-        Socket { session, id, decoder, inlet, came_at: clock::mono_us(), frame_max, ticket: None, _permit: permit }
+        Socket { session, id, decoder, inlet, came_at, frame_max, ticket: None, _permit: permit }
     }
 
     /// Serves it until it ends, by a task of its own. All that is kept while it is idle is in the socket: an `async fn` would keep its
