@@ -19,7 +19,9 @@ pub(super) struct ByMid<V> {
 struct Page<V> {
     /// Bit n: the page's nth mid has a value.
     present: u64,
-    /// Those values, in the order of their mids.
+    /// Bit n: it has a place in `values`, though its value may be gone: taking each place out would move all behind it.
+    placed: u64,
+    /// The places, in the order of their mids.
     values: Vec<V>,
 }
 
@@ -29,7 +31,7 @@ impl<V> Default for ByMid<V> {
     }
 }
 
-impl<V> ByMid<V> {
+impl<V: Copy> ByMid<V> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -45,58 +47,78 @@ impl<V> ByMid<V> {
         page.values.get(page.find(bit)?)
     }
 
-    pub(super) fn get_mut(&mut self, mid: Mid) -> Option<&mut V> {
-        let (page, bit) = place(mid);
-        let page = self.pages.get_mut(&page)?;
-        let at = page.find(bit)?;
-        page.values.get_mut(at)
-    }
-
     /// Sets the value of `mid`; returns the one that it had.
     pub(super) fn insert(&mut self, mid: Mid, value: V) -> Option<V> {
         let (number, bit) = place(mid);
         // A lone value takes the space of one.
-        let page = self.pages.entry(number).or_insert_with(|| Page { present: 0, values: Vec::with_capacity(1) });
-        let at = page.rank(bit);
-        if page.present & bit != 0 {
-            return Some(std::mem::replace(&mut page.values[at], value));
+        let page = self.pages.entry(number).or_insert_with(|| Page { present: 0, placed: 0, values: Vec::with_capacity(1) });
+        let before = page.find(bit).map(|at| page.values[at]);
+        page.put(bit, value);
+        self.len += usize::from(before.is_none());
+        before
+    }
+
+    /// Changes the value of `mid` by `keep`, and takes it out if that returns false. Returns what it became.
+    pub(super) fn change(&mut self, mid: Mid, keep: impl FnOnce(&mut V) -> bool) -> Option<V> {
+        let (number, bit) = place(mid);
+        let page = self.pages.get_mut(&number)?;
+        let at = page.find(bit)?;
+        let value = &mut page.values[at];
+        let is_kept = keep(value);
+        let value = *value;
+        if !is_kept {
+            page.present &= !bit;
+            self.len -= 1;
+            if page.present == 0 {
+                self.pages.remove(&number);
+            } else if page.present.count_ones() as usize <= page.values.capacity() / 4 {
+                page.close_up();
+            }
         }
-        page.present |= bit;
-        page.values.insert(at, value);
-        self.len += 1;
-        None
+        Some(value)
     }
 
     pub(super) fn remove(&mut self, mid: Mid) -> Option<V> {
-        let (number, bit) = place(mid);
-        let page = self.pages.get_mut(&number)?;
-        let value = page.values.remove(page.find(bit)?);
-        page.present &= !bit;
-        self.len -= 1;
-        if page.present == 0 {
-            self.pages.remove(&number);
-        } else if page.values.len() <= page.values.capacity() / 4 {
-            // One that stays long must not hold the space of all its neighbours.
-            page.values.shrink_to(2 * page.values.len());
-        }
-        Some(value)
+        self.change(mid, |_| false)
     }
 
     /// All values, in no order.
     #[cfg(test)]
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.pages.values().flat_map(|page| &page.values)
+        self.pages.values().flat_map(|page| (0..PAGE_MIDS).filter_map(|at| page.values.get(page.find(1 << at)?)))
     }
 }
 
-impl<V> Page<V> {
-    /// How many values stand before that bit's.
+impl<V: Copy> Page<V> {
+    /// Where that bit's place is among the values, or would be.
     fn rank(&self, bit: u64) -> usize {
-        (self.present & (bit - 1)).count_ones() as usize
+        (self.placed & (bit - 1)).count_ones() as usize
     }
 
     fn find(&self, bit: u64) -> Option<usize> {
         (self.present & bit != 0).then(|| self.rank(bit))
+    }
+
+    fn put(&mut self, bit: u64, value: V) {
+        let at = self.rank(bit);
+        if self.placed & bit == 0 {
+            self.placed |= bit;
+            self.values.insert(at, value);
+        }
+        self.values[at] = value;
+        self.present |= bit;
+    }
+
+    /// Takes out the places without a value: one that stays long must not hold the space of all its neighbours.
+    fn close_up(&mut self) {
+        let (present, mut left) = (self.present, self.placed);
+        self.values.retain(|_| {
+            let first = left & left.wrapping_neg();
+            left ^= first;
+            present & first != 0
+        });
+        self.placed = present;
+        self.values.shrink_to(2 * self.values.len());
     }
 }
 
@@ -126,8 +148,19 @@ mod tests {
                     assert_eq!(ours.remove(mid), model.remove(&mid));
                 }
                 let other = Mid::new((1 << 40) - 100 + seeded.next_u64() % span);
+                if seeded.below(4) == 0 {
+                    let is_kept = seeded.below(2) == 0;
+                    let change = |value: &mut i32| {
+                        *value += 1;
+                        is_kept
+                    };
+                    assert_eq!(ours.change(other, change), model.get(&other).map(|value| value + 1));
+                    if let Some(value) = model.get_mut(&other) {
+                        *value += 1;
+                    }
+                    model.retain(|mid, _| is_kept || *mid != other);
+                }
                 assert_eq!((ours.get(other), ours.contains(other)), (model.get(&other), model.contains_key(&other)));
-                assert_eq!(ours.get_mut(other), model.get_mut(&other));
                 assert_eq!(ours.len(), model.len());
             }
             let mut values: Vec<_> = ours.values().copied().collect();

@@ -140,7 +140,7 @@ impl Hub {
             let end = self.aliases.get(key).owed.back().copied().unwrap_or(Mid::ZERO);
             self.set_flow(id, Flow::Level, Some(end));
         } else if plan.on_disk.is_empty() {
-            self.push_page(id, key, &plan, &[], fx);
+            self.push_page(id, key, &plan, Vec::new(), fx);
         } else if self.pages.has_place() {
             let ticket = self.pages.read(id, plan, fx);
             self.set_flow(id, Flow::Reading(ticket), None);
@@ -201,7 +201,7 @@ impl Hub {
             match messages {
                 Ok(messages) => {
                     let num = link.hold.take().and_then(|hold| hold.num);
-                    self.answer_pull(id, key, &reading.plan, &messages, num, fx);
+                    self.answer_pull(id, key, &reading.plan, messages, num, fx);
                 }
                 Err(_) => self.give_up_hold(id, fx),
             }
@@ -209,7 +209,7 @@ impl Hub {
         } else if link.flow == Flow::Reading(ticket) {
             link.flow = Flow::Waiting;
             match messages {
-                Ok(messages) => self.push_page(id, key, &reading.plan, &messages, fx),
+                Ok(messages) => self.push_page(id, key, &reading.plan, messages, fx),
                 Err(_) if link.queued => {}
                 Err(_) => {
                     link.queued = true;
@@ -220,22 +220,34 @@ impl Hub {
     }
 
     /// The messages of a page that are still owed, as far as their bodies are at hand, and whether all of the page was looked at.
-    fn page_messages(&mut self, key: AliasKey, plan: &Plan, read: &[Arc<Message>], fx: &mut Effects) -> (Vec<Arc<Message>>, bool) {
+    fn page_messages(&mut self, key: AliasKey, plan: &Plan, read: Vec<Arc<Message>>, fx: &mut Effects) -> (Vec<Arc<Message>>, bool) {
         let mut messages = Vec::with_capacity(plan.mids.len());
+        let (mut lost, mut whole) = (Vec::new(), true);
+        // What is owed, what was planned and what was read all ascend.
+        let owed = &self.aliases.get(key).owed;
+        let first = plan.mids.first().map_or(0, |first| owed.partition_point(|mid| mid < first));
+        let (mut owed, mut read) = (owed.range(first..).peekable(), read.into_iter().peekable());
         for &mid in &plan.mids {
-            if self.aliases.get(key).owed.binary_search(&mid).is_err() {
+            while owed.next_if(|other| **other < mid).is_some() {}
+            if owed.next_if(|other| **other == mid).is_none() {
                 continue;
             }
+            while read.next_if(|message| message.mid < mid).is_some() {}
             let in_memory = self.pending.get(mid).map(|pending| Arc::clone(&pending.message));
-            let found = in_memory.or_else(|| read.binary_search_by_key(&mid, |message| message.mid).ok().map(|at| Arc::clone(&read[at])));
-            match found {
+            match in_memory.or_else(|| read.next_if(|message| message.mid == mid)) {
                 Some(message) => messages.push(message),
                 None if !self.waiting.contains(mid) => {}
-                None if plan.on_disk.binary_search(&mid).is_ok() => self.lost_row(key, mid, fx),
-                None => return (messages, false),
+                None if plan.on_disk.binary_search(&mid).is_ok() => lost.push(mid),
+                None => {
+                    whole = false;
+                    break;
+                }
             }
         }
-        (messages, true)
+        for mid in lost {
+            self.lost_row(key, mid, fx);
+        }
+        (messages, whole)
     }
 
     /// A row that must be there is not: nothing can be delivered, so the delivery ends (Design §6).
@@ -245,16 +257,16 @@ impl Hub {
         self.counters.lost += 1;
     }
 
-    fn push_page(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], fx: &mut Effects) {
+    fn push_page(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: Vec<Arc<Message>>, fx: &mut Effects) {
         let (messages, whole) = self.page_messages(key, plan, read, fx);
-        for message in &messages {
-            let target = self.target(id, key, message);
+        let cursor = if whole { plan.mids.last().copied() } else { messages.last().map(|message| message.mid) };
+        for message in messages {
+            let target = self.target(id, key, &message);
             let start = fx.targets.len();
             fx.targets.push(target);
             fx.push(message, start, false);
         }
-        let cursor = if whole { plan.mids.last() } else { messages.last().map(|message| &message.mid) };
-        self.set_flow(id, Flow::Waiting, cursor.copied());
+        self.set_flow(id, Flow::Waiting, cursor);
         if let Some(link) = self.links.find_mut(id) {
             self.pages.make_ready(link);
         }
@@ -289,7 +301,7 @@ impl Hub {
         let Some(key) = self.links.find(id).and_then(|link| link.alias) else { return };
         let plan = self.plan(key, Mid::ZERO);
         if plan.on_disk.is_empty() {
-            self.answer_pull(id, key, &plan, &[], num, fx);
+            self.answer_pull(id, key, &plan, Vec::new(), num, fx);
         } else if self.pages.has_place() {
             let ticket = self.pages.read(id, plan, fx);
             self.hold(id, HoldKind::Pull(ticket), num);
@@ -301,7 +313,7 @@ impl Hub {
         }
     }
 
-    fn answer_pull(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: &[Arc<Message>], num: Option<Num>, fx: &mut Effects) {
+    fn answer_pull(&mut self, id: LinkId, key: AliasKey, plan: &Plan, read: Vec<Arc<Message>>, num: Option<Num>, fx: &mut Effects) {
         let (messages, whole) = self.page_messages(key, plan, read, fx);
         let Some(link) = self.links.find_mut(id) else { return };
         link.rare.get_or_insert_default().pulled = messages.iter().map(|message| message.mid).collect();

@@ -30,24 +30,26 @@ impl Hub {
     }
 
     pub(super) fn acknowledge_one(&mut self, id: LinkId, key: AliasKey, mid: Mid, fx: &mut Effects) {
-        self.note_ack_time(id, mid);
         let entry = self.aliases.get(key);
         if entry.sessions.len() > 1 {
             self.tell_ended_elsewhere(key, mid, Some(id), fx);
         }
-        if self.end_one(key, mid, DeliveryState::Acknowledged, fx) {
+        if let Some(sent) = self.end_one(key, mid, DeliveryState::Acknowledged, fx) {
             self.counters.acknowledged += 1;
-        } else {
-            self.acknowledge_live_only(id, key, mid, fx);
+            self.note_ack_time(id, sent);
+            return;
         }
+        let sent = self.pending.get(mid).map(|pending| pending.sent).or_else(|| self.waiting.get(mid).map(|stored| stored.sent));
+        if let Some(sent) = sent {
+            self.note_ack_time(id, sent);
+        }
+        self.acknowledge_live_only(id, key, mid, fx);
     }
 
     /// Keeps the moving mean by which the grace adapts. Also of what is committed: else a mean that is too short would see
     /// no acknowledgement that is longer. What the session was not sent at once says nothing about it.
-    fn note_ack_time(&mut self, id: LinkId, mid: Mid) {
-        let sent = self.pending.get(mid).map(|pending| pending.sent).or_else(|| self.waiting.get(mid).map(|stored| stored.sent));
-        let Some(link) = self.links.find_mut(id) else { return };
-        let Some(sent) = sent.filter(|sent| link.opened <= *sent) else { return };
+    fn note_ack_time(&mut self, id: LinkId, sent: u64) {
+        let Some(link) = self.links.find_mut(id).filter(|link| link.opened <= sent) else { return };
         let took = self.now.mono.saturating_sub(sent).min(ACK_TIME_MAX_US) as u32;
         link.ack_mean = link.ack_mean - link.ack_mean / 8 + took / 8;
         link.missed = 0;
@@ -67,20 +69,20 @@ impl Hub {
         }
     }
 
-    /// Ends one delivery. False if that alias is not owed that message.
-    pub(super) fn end_one(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) -> bool {
+    /// Ends one delivery, and tells when it was pushed: monotonic, µs. `None`: that alias is not owed that message.
+    pub(super) fn end_one(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) -> Option<u64> {
         if !waiting::remove(&mut self.aliases.get_mut(key).owed, mid) {
-            return false;
+            return None;
         }
-        if self.pending.contains(mid) {
-            self.end_pending(key, mid, state, fx);
-        } else if self.waiting.contains(mid) {
-            self.end_stored(key, mid, state, fx);
-        } else {
-            return false;
-        }
+        let sent = match self.pending.get(mid).map(|pending| pending.sent) {
+            Some(sent) => {
+                self.end_pending(key, mid, state, fx);
+                sent
+            }
+            None => self.end_stored(key, mid, state, fx)?,
+        };
         self.deliveries -= 1;
-        true
+        Some(sent)
     }
 
     fn end_pending(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) {
@@ -102,9 +104,9 @@ impl Hub {
         }
     }
 
-    fn end_stored(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) {
+    fn end_stored(&mut self, key: AliasKey, mid: Mid, state: DeliveryState, fx: &mut Effects) -> Option<u64> {
         let receipt = self.waiting.receipt(mid).cloned();
-        let Some(stored) = self.waiting.end_one(mid) else { return };
+        let stored = self.waiting.end_one(mid)?;
         if stored.left == 0 {
             self.bodies -= u64::from(stored.bytes);
         }
@@ -112,6 +114,7 @@ impl Hub {
         if let Some(publisher) = receipt {
             self.note_ending(key, mid, state, publisher.as_ref(), true, fx);
         }
+        Some(stored.sent)
     }
 
     /// The message has a row: the last ending deletes it, an earlier one is a row of its own unless the last one follows soon.

@@ -187,10 +187,10 @@ impl Effects {
     }
 
     /// Pushes `message` to the targets added since `start`; nothing if there are none.
-    pub(super) fn push(&mut self, message: &Arc<Message>, start: usize, live_only: bool) {
+    pub(super) fn push(&mut self, message: Arc<Message>, start: usize, live_only: bool) {
         let targets = start..self.targets.len();
         if !targets.is_empty() {
-            self.list.push(Effect::Push { message: Arc::clone(message), targets, live_only });
+            self.list.push(Effect::Push { message, targets, live_only });
         }
     }
 }

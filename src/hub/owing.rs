@@ -86,7 +86,7 @@ impl Hub {
         };
         for key in owing {
             self.tell_ended_elsewhere(key, mid, None, fx);
-            if self.end_one(key, mid, DeliveryState::Recalled, fx) {
+            if self.end_one(key, mid, DeliveryState::Recalled, fx).is_some() {
                 walk.ended += 1;
                 self.counters.recalled += 1;
             }

@@ -255,7 +255,7 @@ impl Hub {
             Some(FanOut::Live(message, mut targets)) => {
                 let start = fx.targets.len();
                 fx.targets.extend(targets.by_ref().take(DELIVERIES_PER_TURN_MAX));
-                fx.push(&message, start, true);
+                fx.push(Arc::clone(&message), start, true);
                 if targets.len() > 0 {
                     self.fan_out = Some(FanOut::Live(message, targets));
                 }
@@ -295,12 +295,12 @@ impl Hub {
         let done = end == pending.receivers.len();
         fan.next = end;
         let targets = start..fx.targets.len();
-        fx.push(&pending.message, start, false);
+        fx.push(Arc::clone(&pending.message), start, false);
         for mid in &fan.mids[1..] {
             let start = fx.targets.len();
             fx.targets.extend_from_within(targets.clone());
             if let Some(pending) = self.pending.get(*mid) {
-                fx.push(&pending.message, start, false);
+                fx.push(Arc::clone(&pending.message), start, false);
             }
         }
         for alias in over {

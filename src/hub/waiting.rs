@@ -82,20 +82,15 @@ impl Waiting {
 
     /// One delivery has ended: what is left of the message. At none left the entry is gone.
     pub(super) fn end_one(&mut self, mid: Mid) -> Option<Stored> {
-        let stored = self.stored.get_mut(mid)?;
-        stored.left -= 1;
-        let after = *stored;
+        let after = self.stored.change(mid, |stored| {
+            stored.left -= 1;
+            stored.left > 0
+        })?;
         if after.left == 0 {
-            self.remove(mid);
+            self.receipts.remove(&mid);
+            self.count_out(after);
         }
         Some(after)
-    }
-
-    pub(super) fn remove(&mut self, mid: Mid) -> Option<Stored> {
-        self.receipts.remove(&mid);
-        let stored = self.stored.remove(mid)?;
-        self.count_out(stored);
-        Some(stored)
     }
 
     fn count_out(&mut self, stored: Stored) {
@@ -178,10 +173,11 @@ mod tests {
         assert_eq!(waiting.oldest(), Some(5), "one of its two deliveries is left");
         waiting.end_one(Mid::new(2));
         assert_eq!(waiting.oldest(), Some(7));
-        waiting.remove(Mid::new(1));
+        let end = |waiting: &mut Waiting, mid| [1, 0].map(|left| assert_eq!(waiting.end_one(Mid::new(mid)).unwrap().left, left));
+        end(&mut waiting, 1);
         waiting.add(Mid::new(4), stored(8, 900));
         assert_eq!(waiting.oldest(), Some(8), "written anew");
-        waiting.remove(Mid::new(4));
+        end(&mut waiting, 4);
         assert_eq!((waiting.oldest(), waiting.ages.len()), (None, 0));
     }
 }
