@@ -51,12 +51,12 @@ pub(super) fn damaged(what: &str) -> Error {
 
 /// The alias in a column.
 pub(super) fn get_alias(row: &Row<'_>, column: usize) -> Result<Alias> {
-    get_text(row, column).and_then(|text| Alias::new(text).map_err(|error| bad_name(column, error)))
+    get_text(row, column).and_then(|text| as_alias(text, column))
 }
 
-/// The alias in a column, if there is one.
-pub(super) fn get_alias_or_null(row: &Row<'_>, column: usize) -> Result<Option<Alias>> {
-    if get_text_or_null(row, column)?.is_none() { Ok(None) } else { get_alias(row, column).map(Some) }
+/// The alias of that name, which stands in `column`.
+pub(super) fn as_alias(name: &str, column: usize) -> Result<Alias> {
+    Alias::new(name).map_err(|error| bad_name(column, error))
 }
 
 /// The topic in a column.
@@ -92,9 +92,8 @@ pub(super) fn topics_text(topics: &[Topic]) -> Option<String> {
     Some(serde_json::to_string(&names).expect("strings are always written"))
 }
 
-/// Reads topics back.
-pub(super) fn get_topics(row: &Row<'_>, column: usize) -> Result<Box<[Topic]>> {
-    let Some(text) = get_text_or_null(row, column)? else { return Ok(Box::default()) };
+/// Reads back the topics that stand in `column`.
+pub(super) fn as_topics(text: &str, column: usize) -> Result<Box<[Topic]>> {
     let names: Vec<String> = serde_json::from_str(text).map_err(|error| unreadable(column, error))?;
     names.iter().map(|name| Topic::new(name).map_err(|error| bad_name(column, error))).collect()
 }

@@ -23,7 +23,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// end, at the same speed; what is held here is missing elsewhere.
 const WRITER_CACHE: i64 = -2_000;
 /// How long cutting the log waits for a reader, and all commits with it.
-const CUT_WAIT: Duration = Duration::from_millis(50);
+pub(super) const CUT_WAIT: Duration = Duration::from_millis(50);
 /// Page cache of a reader, in KiB: a page of bodies and the path to it.
 const READER_CACHE: i64 = -1_000;
 /// Prepared statements that a connection keeps: all that there are.

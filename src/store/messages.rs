@@ -9,8 +9,8 @@ use crate::names::{Alias, Mid};
 use crate::protocol::frame::Message;
 use crate::store::check::Check;
 use crate::store::columns::{
-    ReceiversText, altered, get_alias_or_null, get_mid, get_number, get_receivers, get_text, get_text_or_null, get_topics, mid, number,
-    topics_text, verify,
+    ReceiversText, altered, as_alias, as_topics, get_mid, get_number, get_receivers, get_text, get_text_or_null, mid, number, topics_text,
+    verify,
 };
 use crate::store::findings::Findings;
 
@@ -176,7 +176,7 @@ pub(super) fn get_owed(row: &Row<'_>) -> Result<OwedMessage> {
         ts: head.ts,
         bytes: row.get(6)?,
         receipt: head.flags & FLAG_RECEIPT != 0,
-        publisher: get_alias_or_null(row, 3)?,
+        publisher: head.publisher.map(|name| as_alias(name, 3)).transpose()?,
         receivers: get_receivers(row, 4, 5)?,
     })
 }
@@ -236,8 +236,8 @@ fn get(mid: Mid, row: &Row<'_>) -> Result<Message> {
         expires: head.expires,
         ts: head.ts,
         receipt: head.flags & FLAG_RECEIPT != 0,
-        publisher: get_alias_or_null(row, 3)?,
-        topics: get_topics(row, 4)?,
+        publisher: head.publisher.map(|name| as_alias(name, 3)).transpose()?,
+        topics: head.topics.map_or(Ok(Box::default()), |names| as_topics(names, 4))?,
         body: body.into(),
     })
 }

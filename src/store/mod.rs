@@ -1,7 +1,7 @@
 //! The store: SQLite, and nothing that isn't. It keeps what the hub decides to keep, as [`crate::hub::storage`] puts it.
 //!
-//! One thread writes, a batch at a time, each batch one transaction that is synced before it is confirmed; two threads
-//! read. All that this module knows of messages it knows as rows: who is owed what, and until when, is the hub's affair.
+//! One thread writes, a batch at a time, each batch one transaction that is synced before it is confirmed; one reads pages, and one what
+//! REST asks. All that this module knows of messages it knows as rows: who is owed what, and until when, is the hub's affair.
 //!
 //! The data folder holds `porter.db` (with `-wal` and `-shm`), `mids`, `reserve`, `lock` and `damaged`, if damage was met. The order on disk is that of
 //! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
@@ -41,7 +41,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -53,12 +52,10 @@ use crate::store::database::Database;
 use crate::store::door_log::{DoorLogPage, DoorLogQuery};
 use crate::store::fault::Fault;
 use crate::store::findings::Findings;
-use crate::store::reader::{Place, Question, Questions};
+use crate::store::reader::{Lookup, Place};
 use crate::store::writer::Command;
 
-/// Threads that read: one slow question does not hold up the other pages.
-const READERS: usize = 2;
-/// Reports and pages of the door log that may be asked for at once; over it REST is told to come again.
+/// Reports and pages of the door log that may wait; over it REST is told to come again.
 const LOOKUPS_MAX: usize = 16;
 /// One batch and one block at most are under way, so the writing thread's queue never holds more.
 const COMMANDS_MAX: usize = 2;
@@ -204,31 +201,31 @@ impl Store {
         if !database.is_trusted() {
             database.restore_to(restore);
         }
-        let lookups = Arc::new(AtomicUsize::new(0));
-        let (ask, asked) = sync_channel(PAGES_IN_FLIGHT_MAX + LOOKUPS_MAX);
-        let questions = Arc::new(Questions::new(asked, lookups.clone()));
-        let mut readers = Vec::new();
-        for number in 1..=READERS {
-            let (questions, slot) = (questions.clone(), database.add_reader());
-            let (place, answers) = (Place { path: database.path().to_owned(), findings: database.findings().clone() }, answers.clone());
-            readers.push(spawn(format!("store-read-{number}"), move || reader::run(&questions, &slot, &place, &answers))?);
-        }
+        let mut place = || Place { path: database.path().to_owned(), slot: database.add_reader(), findings: database.findings().clone() };
+        let (place_of_pages, place_of_lookups) = (place(), place());
+        let (page, pages) = sync_channel(PAGES_IN_FLIGHT_MAX);
+        let (lookup, lookups) = sync_channel(LOOKUPS_MAX);
+        let to_hub = Arc::clone(&answers);
+        let readers = [
+            spawn("store-pages", move || reader::run_pages(&pages, place_of_pages, &to_hub))?,
+            spawn("store-lookups", move || reader::run_lookups(&lookups, &place_of_lookups))?,
+        ];
         let (command, commands) = sync_channel(COMMANDS_MAX);
-        let writer = spawn("store-write".into(), move || writer::run(database, &commands, &answers))?;
-        Ok(StoreHandle { command, ask, lookups, readers, writer })
+        let writer = spawn("store-write", move || writer::run(database, &commands, &answers))?;
+        Ok(StoreHandle { command, page, lookup, readers, writer })
     }
 }
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
-    thread::Builder::new().name(name).spawn(body).map_err(|source| Fault::Thread { source })
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|source| Fault::Thread { source })
 }
 
 /// The running store. No method waits but [`StoreHandle::close`].
 pub struct StoreHandle {
     command: SyncSender<Command>,
-    ask: SyncSender<Question>,
-    lookups: Arc<AtomicUsize>,
-    readers: Vec<JoinHandle<()>>,
+    page: SyncSender<PageRequest>,
+    lookup: SyncSender<Lookup>,
+    readers: [JoinHandle<()>; 2],
     writer: JoinHandle<()>,
 }
 
@@ -254,7 +251,7 @@ impl StoreHandle {
     /// # Errors
     /// See [`NotAsked`].
     pub fn read(&self, page: PageRequest) -> Result<(), NotAsked> {
-        sent(self.ask.try_send(Question::Page(page)))
+        sent(self.page.try_send(page))
     }
 
     /// Reads the delivery report of a message, by alias; empty if none is kept. `reply` is called on a thread of the store.
@@ -262,7 +259,7 @@ impl StoreHandle {
     /// # Errors
     /// See [`NotAsked`].
     pub fn report(&self, mid: Mid, reply: impl FnOnce(Result<Vec<ReportLine>, Trouble>) + Send + 'static) -> Result<(), NotAsked> {
-        self.look_up(Question::Report(mid, Box::new(reply)))
+        sent(self.lookup.try_send(Lookup::Report(mid, Box::new(reply))))
     }
 
     /// Reads a page of the door log, newest first. `reply` is called on a thread of the store.
@@ -270,28 +267,17 @@ impl StoreHandle {
     /// # Errors
     /// See [`NotAsked`].
     pub fn door_log(&self, query: DoorLogQuery, reply: impl FnOnce(Result<DoorLogPage, Trouble>) + Send + 'static) -> Result<(), NotAsked> {
-        self.look_up(Question::DoorLog(query, Box::new(reply)))
+        sent(self.lookup.try_send(Lookup::DoorLog(query, Box::new(reply))))
     }
 
     /// Finishes what is under way, moves the log into the database, closes the files and unlocks the folder.
     pub fn close(self) {
-        drop(self.ask);
+        drop((self.page, self.lookup));
         let readers = self.readers.into_iter().all(|reader| reader.join().is_ok());
         drop(self.command);
         if self.writer.join().is_err() || !readers {
             log::error!("store event=thread_panicked");
         }
-    }
-
-    /// The hub's pages must always find a place in the queue, so the questions for REST are counted.
-    fn look_up(&self, question: Question) -> Result<(), NotAsked> {
-        if self.lookups.fetch_add(1, Ordering::Relaxed) >= LOOKUPS_MAX {
-            self.lookups.fetch_sub(1, Ordering::Relaxed);
-            return Err(NotAsked::Busy);
-        }
-        sent(self.ask.try_send(question)).inspect_err(|_| {
-            self.lookups.fetch_sub(1, Ordering::Relaxed);
-        })
     }
 }
 
@@ -305,7 +291,7 @@ fn sent<T>(result: Result<(), TrySendError<T>>) -> Result<(), NotAsked> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::Receiver;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::hub::storage::{Change, DeliveryState, DoorEntry};
@@ -340,14 +326,19 @@ mod tests {
         store.commit(sent_batch(7, changes)).unwrap();
         assert_eq!(next(&answers), Answer::Batch { number: 7, outcome: committed() });
 
-        store.read(PageRequest { ticket: 1, mids: [5, 4, 3].map(Mid::new).to_vec() }).unwrap();
+        store.read(PageRequest { ticket: 1, mids: [3, 4, 5].map(Mid::new).to_vec() }).unwrap();
         let [three, five] = messages.map(Arc::new);
-        assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Ok(vec![five, three]) });
+        assert_eq!(next(&answers), Answer::Page { ticket: 1, page: Ok(vec![three, five]) });
 
         store.commit(sent_batch(8, vec![Change::DeleteMessage(Mid::new(3))])).unwrap();
         assert_eq!(next(&answers), Answer::Batch { number: 8, outcome: committed() });
-        store.read(PageRequest { ticket: 2, mids: vec![Mid::new(3)] }).unwrap();
-        assert_eq!(next(&answers), Answer::Page { ticket: 2, page: Ok(vec![]) });
+        // Until the reader's snapshot ends the row is still read.
+        let is_gone = |ticket| {
+            store.read(PageRequest { ticket, mids: vec![Mid::new(3)] }).unwrap();
+            next(&answers) == Answer::Page { ticket, page: Ok(vec![]) }
+        };
+        let since = Instant::now();
+        assert!((2..).any(|ticket| is_gone(ticket) || since.elapsed() > DEADLINE) && since.elapsed() < DEADLINE);
         store.close();
     }
 
@@ -390,44 +381,28 @@ mod tests {
     }
 
     #[test]
-    fn lookups_leave_room_for_the_pages_of_the_hub() {
+    fn lookups_do_not_hold_up_the_pages_of_the_hub() {
         let scratch = Scratch::new();
         let (store, answers) = start(&scratch);
         let (open, gate) = sync_channel::<()>(0);
-        let gate = Arc::new(std::sync::Mutex::new(gate));
-        // Two replies keep both readers until the gate opens; the others wait behind them.
-        let mut asked = 0;
-        let (send, busy) = sync_channel(READERS);
-        for _ in 0..READERS {
-            let (gate, send) = (gate.clone(), send.clone());
-            store
-                .report(Mid::new(1), move |_| {
-                    send.send(()).unwrap();
-                    let _ = gate.lock().unwrap().recv();
-                })
-                .unwrap();
-        }
-        for _ in 0..READERS {
-            busy.recv_timeout(DEADLINE).unwrap();
-        }
-        while store.report(Mid::new(1), |_| {}).is_ok() {
-            asked += 1;
-        }
-        assert_eq!(asked, LOOKUPS_MAX);
+        let (send, busy) = sync_channel(1);
+        // One reply holds up all lookups until the gate opens; the others wait behind it.
+        store
+            .report(Mid::new(1), move |_| {
+                send.send(()).unwrap();
+                let _ = gate.recv();
+            })
+            .unwrap();
+        busy.recv_timeout(DEADLINE).unwrap();
+        let waiting = (0..).take_while(|_| store.report(Mid::new(1), |_| {}) != Err(NotAsked::Busy)).count();
+        assert_eq!(waiting, LOOKUPS_MAX);
         for ticket in 0..PAGES_IN_FLIGHT_MAX as u64 {
             store.read(PageRequest { ticket, mids: vec![] }).unwrap();
         }
-        assert_eq!(store.read(PageRequest { ticket: 99, mids: vec![] }), Err(NotAsked::Busy));
+        for ticket in 0..PAGES_IN_FLIGHT_MAX as u64 {
+            assert_eq!(next(&answers), Answer::Page { ticket, page: Ok(vec![]) });
+        }
         drop(open);
-        let mut tickets: Vec<u64> = (0..PAGES_IN_FLIGHT_MAX)
-            .map(|_| match next(&answers) {
-                Answer::Page { ticket, page: Ok(_) } => ticket,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        tickets.sort_unstable();
-        assert!(tickets.into_iter().eq(0..PAGES_IN_FLIGHT_MAX as u64));
-        store.report(Mid::new(1), |_| {}).unwrap();
         store.close();
     }
 

@@ -1,10 +1,11 @@
-//! The reading threads: pages of bodies for catch-up and pull, delivery reports, the door log. Each has a read-only
-//! connection, opened at its first question, and again after an error or a failure of the disk.
+//! The two reading threads: one for pages of bodies, for catch-up and pull, and one for what REST looks up, delivery reports and the
+//! door log, which may take long. Each has a read-only connection, opened at its first question, and again after an error or a failure
+//! of the disk.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -13,151 +14,201 @@ use crate::limits::PAGES_IN_FLIGHT_MAX;
 use crate::names::Mid;
 use crate::protocol::frame::Message;
 use crate::store::cause::{Cause, cause};
-use crate::store::connection::open_reader;
+use crate::store::connection::{CUT_WAIT, open_reader};
 use crate::store::database::{ReaderSlot, lock};
 use crate::store::door_log::{self, DoorLogPage, DoorLogQuery};
 use crate::store::findings::Findings;
 use crate::store::folder::Folder;
 use crate::store::{Answer, Answers, aside, messages, reports};
 
-/// Pages that one reader reads at once: half of those that may be under way, the other half is the other reader's.
-const PAGES_AT_ONCE: usize = PAGES_IN_FLIGHT_MAX / 2;
+/// For so long one snapshot of the database is read from: SQLite forgets what it holds of the file between two snapshots if somebody
+/// has written meanwhile, and those who come back together are owed neighbours. The log can't begin anew in that time.
+const SNAPSHOT_MAX: Duration = Duration::from_millis(20);
+
+const _: () = assert!(SNAPSHOT_MAX.as_millis() < CUT_WAIT.as_millis(), "cutting the log waits for the snapshot's end");
 
 /// Takes the answer to a question that REST asks.
 pub(super) type Reply<T> = Box<dyn FnOnce(Result<T, Trouble>) + Send>;
 
-/// What a reading thread can be asked.
-pub(super) enum Question {
-    /// A page of bodies; answered through [`Answers`].
-    Page(PageRequest),
+/// What REST asks.
+pub(super) enum Lookup {
     /// A delivery report.
     Report(Mid, Reply<Vec<ReportLine>>),
     /// A page of the door log.
     DoorLog(DoorLogQuery, Reply<DoorLogPage>),
 }
 
-/// Where the reading threads take their questions from.
-pub(super) struct Questions {
-    queue: Mutex<Receiver<Question>>,
-    /// Reports and pages of the door log that were asked for and not answered.
-    lookups: Arc<AtomicUsize>,
-}
-
-impl Questions {
-    /// `lookups` counts the questions for REST; each is taken off when it is answered.
-    pub(super) fn new(queue: Receiver<Question>, lookups: Arc<AtomicUsize>) -> Questions {
-        Questions { queue: Mutex::new(queue), lookups }
-    }
-
-    /// Waits for the next questions, none when nobody can ask any more: one, or the pages that wait behind a page. A question of
-    /// another kind that ends those is the last.
-    fn next(&self) -> Vec<Question> {
-        // Whoever holds the lock waits for a question, the other reader for the lock.
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut questions: Vec<Question> = queue.recv().into_iter().collect();
-        while questions.len() < PAGES_AT_ONCE && matches!(questions.last(), Some(Question::Page(_))) {
-            let Ok(question) = queue.try_recv() else { break };
-            questions.push(question);
-        }
-        questions
-    }
-}
-
 /// Where a reading thread reads, and where it notes what it finds.
 pub(super) struct Place {
     pub(super) path: PathBuf,
+    pub(super) slot: ReaderSlot,
     pub(super) findings: Findings,
 }
 
-/// The body of a reading thread: answers until nobody can ask any more.
-pub(super) fn run(questions: &Questions, slot: &ReaderSlot, place: &Place, answers: &Answers) {
+/// The body of the thread that answers REST, until nobody can ask any more.
+pub(super) fn run_lookups(asked: &Receiver<Lookup>, place: &Place) {
     let findings = &place.findings;
-    let mut pages = Vec::new();
-    loop {
-        let asked = questions.next();
-        if asked.is_empty() {
-            break;
+    for lookup in asked {
+        match lookup {
+            Lookup::Report(mid, reply) => reply(place.read_once(|connection| reports::read(connection, mid, findings))),
+            Lookup::DoorLog(query, reply) => reply(place.read_once(|connection| door_log::read(connection, &query, findings))),
         }
-        for question in asked {
-            match question {
-                Question::Page(page) => pages.push(page),
-                Question::Report(mid, reply) => {
-                    read_pages(&mut pages, slot, place, answers);
-                    let report = read(slot, place, |connection| reports::read(connection, mid, findings));
-                    questions.lookups.fetch_sub(1, Ordering::Relaxed);
-                    reply(report);
+    }
+    place.close();
+}
+
+/// The body of the thread that reads pages, until nobody can ask any more.
+pub(super) fn run_pages(asked: &Receiver<PageRequest>, place: Place, answers: &Answers) {
+    let mut reader = PageReader::new(place);
+    let mut pages = Vec::with_capacity(PAGES_IN_FLIGHT_MAX);
+    while let Some(first) = reader.next(asked) {
+        pages.push(first);
+        pages.extend(asked.try_iter().take(PAGES_IN_FLIGHT_MAX - 1));
+        reader.read_pages(&mut pages, answers);
+    }
+    reader.place.close();
+}
+
+/// Reads pages, those that are asked for one after the other from one snapshot.
+struct PageReader {
+    place: Place,
+    /// When the snapshot must end, if there is one.
+    snapshot_until: Option<Instant>,
+}
+
+impl PageReader {
+    fn new(place: Place) -> PageReader {
+        PageReader { place, snapshot_until: None }
+    }
+
+    /// Waits for the next page, and ends the snapshot in time.
+    fn next(&mut self, asked: &Receiver<PageRequest>) -> Option<PageRequest> {
+        if let Some(until) = self.snapshot_until {
+            let left = until.saturating_duration_since(Instant::now());
+            match asked.recv_timeout(left) {
+                Ok(page) => {
+                    if left.is_zero() {
+                        self.end_snapshot();
+                    }
+                    return Some(page);
                 }
-                Question::DoorLog(query, reply) => {
-                    read_pages(&mut pages, slot, place, answers);
-                    let page = read(slot, place, |connection| door_log::read(connection, &query, findings));
-                    questions.lookups.fetch_sub(1, Ordering::Relaxed);
-                    reply(page);
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.end_snapshot(),
+            }
+        }
+        asked.recv().ok()
+    }
+
+    fn end_snapshot(&mut self) {
+        if self.snapshot_until.take().is_some() {
+            self.place.end_snapshot();
+        }
+    }
+
+    /// Reads all of `pages` at once and answers them: those who come back together are owed neighbours, or the same messages. If that
+    /// fails each is read alone, so that only those fail which can't be read.
+    fn read_pages(&mut self, pages: &mut Vec<PageRequest>, answers: &Answers) {
+        // Who asked for which message, in the order of the messages.
+        let mut asked: Vec<(Mid, usize)> =
+            pages.iter().enumerate().flat_map(|(at, page)| page.mids.iter().map(move |mid| (*mid, at))).collect();
+        // A stable sort finds that each page ascends.
+        asked.sort();
+        let mut mids: Vec<Mid> = asked.iter().map(|(mid, _)| *mid).collect();
+        mids.dedup();
+        match self.read_messages(&mids) {
+            Ok(messages) => {
+                let mut found: Vec<Vec<Arc<Message>>> = pages.iter().map(|page| Vec::with_capacity(page.mids.len())).collect();
+                let mut asked = asked.into_iter().peekable();
+                for message in &messages {
+                    while let Some((mid, at)) = asked.next_if(|(mid, _)| *mid <= message.mid) {
+                        if mid == message.mid {
+                            found[at].push(Arc::clone(message));
+                        }
+                    }
+                }
+                for (PageRequest { ticket, .. }, page) in pages.drain(..).zip(found) {
+                    answers(Answer::Page { ticket, page: Ok(page) });
+                }
+            }
+            Err(trouble) => {
+                let is_alone = pages.len() == 1;
+                for PageRequest { ticket, mids } in pages.drain(..) {
+                    let page = if is_alone { Err(trouble) } else { self.read_messages(&mids) };
+                    answers(Answer::Page { ticket, page });
                 }
             }
         }
-        read_pages(&mut pages, slot, place, answers);
     }
-    *lock(slot) = None;
-}
 
-/// Reads all of `pages` at once and answers them: those who come back together are owed neighbours, or the same messages, and SQLite
-/// forgets what it holds of the file whenever somebody has written between two transactions. If that fails each is read alone, so
-/// that only those fail which can't be read.
-fn read_pages(pages: &mut Vec<PageRequest>, slot: &ReaderSlot, place: &Place, answers: &Answers) {
-    if pages.is_empty() {
-        return;
+    /// Reads the messages of those numbers. Both ascend.
+    fn read_messages(&mut self, mids: &[Mid]) -> Result<Vec<Arc<Message>>, Trouble> {
+        let is_fresh = self.snapshot_until.is_none();
+        let messages = self.read_snapshot(mids)?;
+        if is_fresh || messages.len() == mids.len() {
+            return Ok(messages);
+        }
+        // What was committed since the snapshot began is not in it.
+        self.end_snapshot();
+        self.read_snapshot(mids)
     }
-    let all = read_page(pages.iter().flat_map(|page| &page.mids).copied().collect(), slot, place);
-    let is_alone = pages.len() == 1;
-    for PageRequest { ticket, mids } in pages.drain(..) {
-        let page = match &all {
-            Ok(messages) => Ok(share(messages, &mids)),
-            Err(trouble) if is_alone => Err(*trouble),
-            Err(_) => read_page(mids, slot, place),
-        };
-        answers(Answer::Page { ticket, page });
+
+    fn read_snapshot(&mut self, mids: &[Mid]) -> Result<Vec<Arc<Message>>, Trouble> {
+        let until = self.snapshot_until.unwrap_or_else(|| Instant::now() + SNAPSHOT_MAX);
+        let messages = self.place.read(|connection| messages::read(connection, mids, &self.place.findings));
+        self.snapshot_until = messages.is_ok().then_some(until);
+        messages
     }
-}
-
-/// Reads the messages of those numbers. They ascend.
-fn read_page(mut mids: Vec<Mid>, slot: &ReaderSlot, place: &Place) -> Result<Vec<Arc<Message>>, Trouble> {
-    mids.sort_unstable();
-    mids.dedup();
-    read(slot, place, |connection| messages::read(connection, &mids, &place.findings))
-}
-
-/// Those of `messages`, which ascend, that have the numbers `mids`.
-fn share(messages: &[Arc<Message>], mids: &[Mid]) -> Vec<Arc<Message>> {
-    let find = |mid: &Mid| messages.binary_search_by_key(mid, |message| message.mid).ok();
-    mids.iter().filter_map(find).map(|at| Arc::clone(&messages[at])).collect()
 }
 
 impl Place {
+    /// Runs `work` in the snapshot that there is, or in a new one, which stays: so its statements see one state and lock once.
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
+        let mut slot = lock(&self.slot);
+        let answer = connect(&mut slot, &self.path).and_then(|connection| {
+            if connection.is_autocommit() {
+                connection.execute_batch("BEGIN")?;
+            }
+            work(connection)
+        });
+        answer.map_err(|error| {
+            log::error!("store event=not_read file={} error=\"{error}\"", self.path.display());
+            if cause(&error) == Cause::Damaged {
+                self.mark(&error);
+            }
+            *slot = None;
+            Trouble::Disk
+        })
+    }
+
+    /// Runs `work` in a snapshot of its own.
+    fn read_once<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
+        let answer = self.read(work);
+        self.end_snapshot();
+        answer
+    }
+
+    /// What is read next sees what was committed meanwhile.
+    fn end_snapshot(&self) {
+        let mut slot = lock(&self.slot);
+        if let Some(connection) = &*slot
+            && !connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("COMMIT")
+        {
+            log::error!("store event=not_read file={} error=\"{error}\"", self.path.display());
+            *slot = None;
+        }
+    }
+
+    fn close(&self) {
+        *lock(&self.slot) = None;
+    }
+
     /// Damage that is met here is looked for at the next start.
     fn mark(&self, error: &rusqlite::Error) {
         if let Some(folder) = self.path.parent() {
             aside::mark(&Folder::new(folder), &error.to_string());
         }
     }
-}
-
-/// Runs `work` in one read transaction, so that its statements see one state and lock once.
-fn read<T>(slot: &ReaderSlot, place: &Place, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
-    let mut slot = lock(slot);
-    let answer = connect(&mut slot, &place.path).and_then(|connection| {
-        let transaction = connection.unchecked_transaction()?;
-        let answer = work(&transaction)?;
-        transaction.commit()?;
-        Ok(answer)
-    });
-    answer.map_err(|error| {
-        log::error!("store event=not_read file={} error=\"{error}\"", place.path.display());
-        if cause(&error) == Cause::Damaged {
-            place.mark(&error);
-        }
-        *slot = None;
-        Trouble::Disk
-    })
 }
 
 fn connect<'s>(slot: &'s mut Option<Connection>, path: &Path) -> rusqlite::Result<&'s Connection> {
@@ -173,7 +224,13 @@ mod tests {
 
     use super::*;
     use crate::hub::storage::Change;
+    use crate::store::connection::{Log, cut_log};
+    use crate::store::database::Database;
     use crate::store::samples::{Scratch, alias, batch, committed, message, save};
+
+    fn place(database: &mut Database) -> Place {
+        Place { path: database.path().to_owned(), slot: database.add_reader(), findings: database.findings().clone() }
+    }
 
     #[test]
     fn pages_that_are_read_at_once_each_get_what_they_asked_for() {
@@ -185,8 +242,7 @@ mod tests {
 
         let (send, answered) = sync_channel(10);
         let answers: Answers = Arc::new(move |answer| send.try_send(answer).unwrap());
-        let place = Place { path: database.path().to_owned(), findings: database.findings().clone() };
-        let slot = ReaderSlot::default();
+        let mut reader = PageReader::new(place(&mut database));
         let asked = [vec![10, 12, 20], vec![11, 13, 14], vec![], vec![12, 15, 99]];
         let pages = || -> Vec<PageRequest> {
             let page = |(ticket, mids): (usize, &Vec<u64>)| PageRequest {
@@ -202,17 +258,67 @@ mod tests {
             };
             answered.try_iter().map(of_page).collect()
         };
-        read_pages(&mut pages(), &slot, &place, &answers);
+        reader.read_pages(&mut pages(), &answers);
         assert_eq!(answers_now(), [(0, Ok(vec![10, 12, 20])), (1, Ok(vec![11, 14])), (2, Ok(vec![])), (3, Ok(vec![12]))]);
 
         // A row that can't be read is missing in the pages that asked for it, and only there.
+        reader.end_snapshot();
         scratch.edit("UPDATE message SET body = '2' WHERE mid = 12");
-        read_pages(&mut pages(), &slot, &place, &answers);
+        reader.read_pages(&mut pages(), &answers);
         assert_eq!(answers_now(), [(0, Ok(vec![10, 20])), (1, Ok(vec![11, 14])), (2, Ok(vec![])), (3, Ok(vec![]))]);
 
-        *lock(&slot) = None;
-        let gone = Place { path: scratch.file("none.db"), findings: place.findings };
-        read_pages(&mut pages(), &slot, &gone, &answers);
+        reader.place.close();
+        reader.place.path = scratch.file("none.db");
+        reader.read_pages(&mut pages(), &answers);
         assert_eq!(answers_now(), [0, 1, 2, 3].map(|ticket| (ticket, Err(Trouble::Disk))));
+    }
+
+    /// A reader whose snapshot began before `mid` 11 was committed, and the database.
+    fn reader_behind(scratch: &Scratch) -> (PageReader, Database) {
+        let mut database = scratch.open().unwrap();
+        let changes = vec![Change::SaveAlias(alias(1, "a")), save(message(10, "1"), &[(1, None)])];
+        assert_eq!(database.commit(&batch(1, changes)), committed());
+        let mut reader = PageReader::new(place(&mut database));
+        assert_eq!(numbers(&mut reader, &[10]), [10]);
+        let changes = vec![save(message(11, "1"), &[(1, None)]), Change::DeleteMessage(Mid::new(10))];
+        assert_eq!(database.commit(&batch(2, changes)), committed());
+        (reader, database)
+    }
+
+    fn numbers(reader: &mut PageReader, mids: &[u64]) -> Vec<u64> {
+        let mids: Vec<Mid> = mids.iter().copied().map(Mid::new).collect();
+        reader.read_messages(&mids).unwrap().iter().map(|message| message.mid.number()).collect()
+    }
+
+    #[test]
+    fn what_was_committed_after_the_snapshot_began_is_found() {
+        let scratch = Scratch::new();
+        let (mut reader, _database) = reader_behind(&scratch);
+        assert_eq!(numbers(&mut reader, &[10]), [10], "the snapshot is held");
+        assert_eq!(numbers(&mut reader, &[10, 11]), [11]);
+        assert!(numbers(&mut reader, &[10]).is_empty());
+    }
+
+    #[test]
+    fn the_snapshot_ends_in_time_whether_pages_are_asked_for_or_not() {
+        for asks in [false, true] {
+            let scratch = Scratch::new();
+            let (mut reader, _database) = reader_behind(&scratch);
+            let cut = || cut_log(&scratch.shell()).unwrap();
+            assert!(cut().busy, "the snapshot keeps the log");
+            let (send, asked) = sync_channel(1);
+            std::thread::scope(|scope| {
+                // Dropped here at the latest, so that the reader waits no longer if this fails.
+                let send = send;
+                std::thread::sleep(SNAPSHOT_MAX);
+                if asks {
+                    send.send(PageRequest { ticket: 1, mids: vec![] }).unwrap();
+                }
+                let waiting = scope.spawn(move || reader.next(&asked).map(|page| (page, reader)));
+                let asked_again = if asks { waiting.join().unwrap() } else { None };
+                assert_eq!(cut(), Log { busy: false, pages: 0, pending: 0 });
+                drop(asked_again);
+            });
+        }
     }
 }
