@@ -49,7 +49,7 @@ impl Scene {
     }
 
     fn open(folder: PathBuf, take: &mut dyn FnMut(Restored)) -> Scene {
-        let options = Options { reserve_bytes: RESERVE_BYTES, ..Options::new(folder.join("data"), || 1) };
+        let options = Options { reserve_bytes: RESERVE_BYTES, ..Options::new(folder.join("data"), || 1, || 1) };
         let mut store = Store::open(&options).unwrap();
         assert!(store.load(take), "a whole database can be read");
         let (tell, answers) = sync_channel(ANSWERS_MAX);

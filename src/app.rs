@@ -23,7 +23,7 @@ use crate::limits::{SHUTDOWN_WAIT, TOKENS_LOOKED_AT_EVERY};
 use crate::names::Label;
 use crate::reload::{self, Parts, ReadSettings};
 use crate::runtime::alarms::{Alarm, Alarms};
-use crate::runtime::clock::{Clock, wall_ms};
+use crate::runtime::clock::{Clock, mono_us, wall_ms};
 use crate::runtime::disk::Disk;
 use crate::runtime::handle::{Handle, Inbox};
 use crate::runtime::keyring::{Keyring, MASTER_KEY, Missing};
@@ -189,7 +189,7 @@ struct Started {
 
 /// Opens the store, fills the hub from it, and starts both.
 fn start_hub(config: &Config, alarms: &Alarms) -> Result<Started, Fault> {
-    let options = store::Options::new(config.data_dir.clone(), wall_ms);
+    let options = store::Options::new(config.data_dir.clone(), wall_ms, mono_us);
     let mut store = Store::open(&options).map_err(Fault::Store)?;
     let keyring = Arc::new(open_keyring(config)?);
     alarms.set(Alarm::KeyringBroken, keyring.is_broken());

@@ -33,7 +33,7 @@ pub(super) type ReaderSlot = Arc<Mutex<Option<Connection>>>;
 
 /// Locks a reader's connection.
 pub(super) fn lock(slot: &Mutex<Option<Connection>>) -> MutexGuard<'_, Option<Connection>> {
-    // A reader that panicked leaves a connection without a transaction of its own: it is as good as before.
+    // A reader that panicked has taken its connection with it.
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -2,10 +2,10 @@
 //! door log, which may take long. Each has a read-only connection, opened at its first question, and again after an error or a failure
 //! of the disk.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -25,6 +25,10 @@ use crate::store::{Answer, Answers, aside, messages, reports};
 /// has written meanwhile, and those who come back together are owed neighbours. The log can't begin anew in that time.
 const SNAPSHOT_MAX: Duration = Duration::from_millis(20);
 
+/// Ends a snapshot; and gives back what SQLite holds of the file.
+const END: &str = "COMMIT";
+const END_AND_REST: &str = "COMMIT; PRAGMA shrink_memory";
+
 const _: () = assert!(SNAPSHOT_MAX.as_millis() < CUT_WAIT.as_millis(), "cutting the log waits for the snapshot's end");
 
 /// Takes the answer to a question that REST asks.
@@ -43,6 +47,8 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) slot: ReaderSlot,
     pub(super) findings: Findings,
+    /// The monotonic clock, µs.
+    pub(super) mono: fn() -> u64,
 }
 
 /// The body of the thread that answers REST, until nobody can ask any more.
@@ -72,8 +78,8 @@ pub(super) fn run_pages(asked: &Receiver<PageRequest>, place: Place, answers: &A
 /// Reads pages, those that are asked for one after the other from one snapshot.
 struct PageReader {
     place: Place,
-    /// When the snapshot must end, if there is one.
-    snapshot_until: Option<Instant>,
+    /// When the snapshot must end, if there is one: monotonic, µs.
+    snapshot_until: Option<u64>,
 }
 
 impl PageReader {
@@ -84,24 +90,24 @@ impl PageReader {
     /// Waits for the next page, and ends the snapshot in time.
     fn next(&mut self, asked: &Receiver<PageRequest>) -> Option<PageRequest> {
         if let Some(until) = self.snapshot_until {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = Duration::from_micros(until.saturating_sub((self.place.mono)()));
             match asked.recv_timeout(left) {
                 Ok(page) => {
                     if left.is_zero() {
-                        self.end_snapshot();
+                        self.end_snapshot(END);
                     }
                     return Some(page);
                 }
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.end_snapshot(),
+                Err(RecvTimeoutError::Timeout) => self.end_snapshot(END_AND_REST),
             }
         }
         asked.recv().ok()
     }
 
-    fn end_snapshot(&mut self) {
+    fn end_snapshot(&mut self, how: &str) {
         if self.snapshot_until.take().is_some() {
-            self.place.end_snapshot();
+            self.place.end_snapshot(how);
         }
     }
 
@@ -148,12 +154,12 @@ impl PageReader {
             return Ok(messages);
         }
         // What was committed since the snapshot began is not in it.
-        self.end_snapshot();
+        self.end_snapshot(END);
         self.read_snapshot(mids)
     }
 
     fn read_snapshot(&mut self, mids: &[Mid]) -> Result<Vec<Arc<Message>>, Trouble> {
-        let until = self.snapshot_until.unwrap_or_else(|| Instant::now() + SNAPSHOT_MAX);
+        let until = self.snapshot_until.unwrap_or_else(|| (self.place.mono)() + SNAPSHOT_MAX.as_micros() as u64);
         let messages = self.place.read(|connection| messages::read(connection, mids, &self.place.findings));
         self.snapshot_until = messages.is_ok().then_some(until);
         messages
@@ -164,18 +170,20 @@ impl Place {
     /// Runs `work` in the snapshot that there is, or in a new one, which stays: so its statements see one state and lock once.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
         let mut slot = lock(&self.slot);
-        let answer = connect(&mut slot, &self.path).and_then(|connection| {
+        // Taken out for this time: whatever ends the work but its success ends the connection with its snapshot.
+        let answer = slot.take().map_or_else(|| open_reader(&self.path), Ok).and_then(|connection| {
             if connection.is_autocommit() {
                 connection.execute_batch("BEGIN")?;
             }
-            work(connection)
+            let answer = work(&connection)?;
+            *slot = Some(connection);
+            Ok(answer)
         });
         answer.map_err(|error| {
             log::error!("store event=not_read file={} error=\"{error}\"", self.path.display());
             if cause(&error) == Cause::Damaged {
                 self.mark(&error);
             }
-            *slot = None;
             Trouble::Disk
         })
     }
@@ -183,16 +191,16 @@ impl Place {
     /// Runs `work` in a snapshot of its own.
     fn read_once<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Trouble> {
         let answer = self.read(work);
-        self.end_snapshot();
+        self.end_snapshot(END_AND_REST);
         answer
     }
 
     /// What is read next sees what was committed meanwhile.
-    fn end_snapshot(&self) {
+    fn end_snapshot(&self, how: &str) {
         let mut slot = lock(&self.slot);
         if let Some(connection) = &*slot
             && !connection.is_autocommit()
-            && let Err(error) = connection.execute_batch("COMMIT")
+            && let Err(error) = connection.execute_batch(how)
         {
             log::error!("store event=not_read file={} error=\"{error}\"", self.path.display());
             *slot = None;
@@ -211,15 +219,9 @@ impl Place {
     }
 }
 
-fn connect<'s>(slot: &'s mut Option<Connection>, path: &Path) -> rusqlite::Result<&'s Connection> {
-    if slot.is_none() {
-        *slot = Some(open_reader(path)?);
-    }
-    Ok(slot.as_ref().expect("it was filled two lines above"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::mpsc::sync_channel;
 
     use super::*;
@@ -229,7 +231,13 @@ mod tests {
     use crate::store::samples::{Scratch, alias, batch, committed, message, save};
 
     fn place(database: &mut Database) -> Place {
-        Place { path: database.path().to_owned(), slot: database.add_reader(), findings: database.findings().clone() }
+        let mono = || NOW.get();
+        Place { path: database.path().to_owned(), slot: database.add_reader(), findings: database.findings().clone(), mono }
+    }
+
+    thread_local! {
+        /// Monotonic, µs.
+        static NOW: Cell<u64> = const { Cell::new(7) };
     }
 
     #[test]
@@ -262,7 +270,7 @@ mod tests {
         assert_eq!(answers_now(), [(0, Ok(vec![10, 12, 20])), (1, Ok(vec![11, 14])), (2, Ok(vec![])), (3, Ok(vec![12]))]);
 
         // A row that can't be read is missing in the pages that asked for it, and only there.
-        reader.end_snapshot();
+        reader.end_snapshot(END);
         scratch.edit("UPDATE message SET body = '2' WHERE mid = 12");
         reader.read_pages(&mut pages(), &answers);
         assert_eq!(answers_now(), [(0, Ok(vec![10, 20])), (1, Ok(vec![11, 14])), (2, Ok(vec![])), (3, Ok(vec![]))]);
@@ -307,17 +315,19 @@ mod tests {
             let cut = || cut_log(&scratch.shell()).unwrap();
             assert!(cut().busy, "the snapshot keeps the log");
             let (send, asked) = sync_channel(1);
+            let page = PageRequest { ticket: 1, mids: vec![] };
+            if asks {
+                NOW.set(NOW.get() + SNAPSHOT_MAX.as_micros() as u64);
+                send.send(page.clone()).unwrap();
+                assert_eq!(reader.next(&asked), Some(page));
+                assert_eq!(cut(), Log { busy: false, pages: 0, pending: 0 });
+                continue;
+            }
             std::thread::scope(|scope| {
                 // Dropped here at the latest, so that the reader waits no longer if this fails.
-                let send = send;
-                std::thread::sleep(SNAPSHOT_MAX);
-                if asks {
-                    send.send(PageRequest { ticket: 1, mids: vec![] }).unwrap();
-                }
-                let waiting = scope.spawn(move || reader.next(&asked).map(|page| (page, reader)));
-                let asked_again = if asks { waiting.join().unwrap() } else { None };
-                assert_eq!(cut(), Log { busy: false, pages: 0, pending: 0 });
-                drop(asked_again);
+                let _send = send;
+                scope.spawn(move || assert_eq!(reader.next(&asked), None));
+                while cut().busy {}
             });
         }
     }

@@ -42,7 +42,7 @@ impl Scratch {
     }
 
     pub(super) fn options(&self) -> Options {
-        Options { folder: self.data(), reserve_bytes: RESERVE, door_log_max: DOOR_LOG, wall: || 1_795_640_940_000 }
+        Options { folder: self.data(), reserve_bytes: RESERVE, door_log_max: DOOR_LOG, wall: || 1_795_640_940_000, mono: || 7 }
     }
 
     pub(super) fn folder(&self) -> Folder {
