@@ -91,8 +91,10 @@ fn smaller(mut task: Task) -> Task {
         Work::Rest => 1,
         _ => 20,
     };
-    if let Work::Openings { subscribers } = &mut task.job.work {
-        *subscribers = (*subscribers).min(SMALL_LINKS as u32);
+    match &mut task.job.work {
+        Work::Openings { subscribers } => *subscribers = (*subscribers).min(SMALL_LINKS as u32),
+        Work::Enqueue { before, .. } => *before = (*before).min(SMALL_STEP),
+        _ => {}
     }
     task.job.operations = (task.job.operations / SMALL_DIVISOR).clamp(least, 20_000).min(task.job.operations);
     task
