@@ -1,8 +1,8 @@
 //! Statements about messages and which of their deliveries have ended.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use rusqlite::{CachedStatement, Connection, Result, Row};
+use rusqlite::{CachedStatement, Connection, Result, Row, Statement};
 
 use crate::hub::storage::{AliasId, Owed};
 use crate::names::{Alias, Mid};
@@ -38,8 +38,16 @@ pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, 
 /// All deliveries that ended before their messages, in the order of [`ALL`].
 pub(super) const ALL_ENDED: &str = "SELECT mid, alias, crc FROM ended ORDER BY mid, alias";
 
+/// Rows that one statement saves where many follow on each other: a statement begins, ends and finds its place in the table once.
+const ROWS_AT_ONCE: usize = 16;
+/// Columns of a row.
+const COLUMNS: usize = 9;
+static SAVE: LazyLock<String> = LazyLock::new(|| save_sql(1));
+static SAVE_MANY: LazyLock<String> = LazyLock::new(|| save_sql(ROWS_AT_ONCE));
+
 /// The statements of the hot path, prepared once for a transaction.
 pub(super) struct Messages<'c> {
+    connection: &'c Connection,
     save: CachedStatement<'c>,
     delete: CachedStatement<'c>,
     delete_ended: CachedStatement<'c>,
@@ -53,10 +61,9 @@ pub(super) struct Messages<'c> {
 impl<'c> Messages<'c> {
     /// Prepares the statements.
     pub(super) fn prepare(connection: &'c Connection) -> Result<Messages<'c>> {
-        let save = "INSERT OR REPLACE INTO message (mid, expires, ts, flags, publisher, topics, receivers, topic_of, body) \
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         Ok(Messages {
-            save: connection.prepare_cached(save)?,
+            connection,
+            save: connection.prepare_cached(&SAVE)?,
             delete: connection.prepare_cached("DELETE FROM message WHERE mid BETWEEN ?1 AND ?2")?,
             delete_ended: connection.prepare_cached("DELETE FROM ended WHERE mid BETWEEN ?1 AND ?2")?,
             end: connection.prepare_cached("INSERT OR IGNORE INTO ended (mid, alias, crc) VALUES (?1, ?2, ?3)")?,
@@ -68,30 +75,27 @@ impl<'c> Messages<'c> {
 
     /// Inserts or replaces a message and who is still owed it.
     pub(super) fn save(&mut self, message: &Message, receivers: &[Owed]) -> Result<()> {
-        self.receivers.write(receivers)?;
-        let topics = topics_text(&message.topics);
-        let head = Head {
-            mid: message.mid,
-            expires: message.expires,
-            ts: message.ts,
-            flags: FLAG_CHECKED | if message.receipt { FLAG_RECEIPT } else { 0 },
-            publisher: message.publisher.as_ref().map(Alias::as_str),
-            topics: topics.as_deref(),
-            receivers: &self.receivers.ids,
-            topic_of: self.receivers.topic_of(),
-            body_bytes: message.body.len() as u64,
-        };
-        self.save.execute((
-            mid(message.mid),
-            number(message.expires)?,
-            number(message.ts)?,
-            head.sealed(body_check(&message.body)),
-            head.publisher,
-            head.topics,
-            &self.receivers.ids,
-            self.receivers.topic_of(),
-            message.body.as_ref(),
-        ))?;
+        bind(&mut self.save, 0, &mut self.receivers, message, receivers)?;
+        self.save.raw_execute()?;
+        Ok(())
+    }
+
+    /// Saves messages likewise, in the order given.
+    pub(super) fn save_all(&mut self, rows: &[(&Message, &[Owed])]) -> Result<()> {
+        let (many, rest) = rows.as_chunks::<ROWS_AT_ONCE>();
+        if !many.is_empty() {
+            // Not kept beside the others: a transaction that saves but one message has no use for it.
+            let mut save = self.connection.prepare_cached(&SAVE_MANY)?;
+            for rows in many {
+                for (index, (message, receivers)) in rows.iter().enumerate() {
+                    bind(&mut save, index, &mut self.receivers, message, receivers)?;
+                }
+                save.raw_execute()?;
+            }
+        }
+        for (message, receivers) in rest {
+            self.save(message, receivers)?;
+        }
         Ok(())
     }
 
@@ -129,6 +133,40 @@ impl<'c> Messages<'c> {
         self.has_endings = Some(true);
         Ok(())
     }
+}
+
+/// The statement that saves so many messages.
+fn save_sql(rows: usize) -> String {
+    let marks = ["?"; COLUMNS].join(", ");
+    let rows = vec![format!("({marks})"); rows].join(", ");
+    format!("INSERT OR REPLACE INTO message (mid, expires, ts, flags, publisher, topics, receivers, topic_of, body) VALUES {rows}")
+}
+
+/// Gives a statement of [`save_sql`] the row with that index.
+fn bind(to: &mut Statement<'_>, index: usize, text: &mut ReceiversText, message: &Message, receivers: &[Owed]) -> Result<()> {
+    text.write(receivers)?;
+    let topics = topics_text(&message.topics);
+    let head = Head {
+        mid: message.mid,
+        expires: message.expires,
+        ts: message.ts,
+        flags: FLAG_CHECKED | if message.receipt { FLAG_RECEIPT } else { 0 },
+        publisher: message.publisher.as_ref().map(Alias::as_str),
+        topics: topics.as_deref(),
+        receivers: &text.ids,
+        topic_of: text.topic_of(),
+        body_bytes: message.body.len() as u64,
+    };
+    let first = index * COLUMNS + 1;
+    to.raw_bind_parameter(first, mid(head.mid))?;
+    to.raw_bind_parameter(first + 1, number(head.expires)?)?;
+    to.raw_bind_parameter(first + 2, number(head.ts)?)?;
+    to.raw_bind_parameter(first + 3, head.sealed(body_check(&message.body)))?;
+    to.raw_bind_parameter(first + 4, head.publisher)?;
+    to.raw_bind_parameter(first + 5, head.topics)?;
+    to.raw_bind_parameter(first + 6, head.receivers)?;
+    to.raw_bind_parameter(first + 7, head.topic_of)?;
+    to.raw_bind_parameter(first + 8, message.body.as_ref())
 }
 
 /// Deletes the endings of deliveries whose message is gone; returns how many there were.

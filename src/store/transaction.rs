@@ -1,10 +1,11 @@
 //! A batch as transactions: whole; row by row where a row is at fault; in small pieces where the disk is full. It decides
 //! nothing about what follows from a failure.
 
-use rusqlite::{Connection, Result, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Result};
 
-use crate::hub::storage::{Batch, Change};
+use crate::hub::storage::{Batch, Change, Owed};
 use crate::names::Mid;
+use crate::protocol::frame::Message;
 use crate::store::cause::{Cause, cause};
 use crate::store::connection::{Checkpoint, checkpoint, vacuum};
 use crate::store::door_log::Bound;
@@ -33,6 +34,29 @@ impl Kept {
     pub(super) fn forget(&mut self) {
         self.doors.recount();
         self.counters.forget();
+    }
+}
+
+/// A transaction: rolled back unless it is committed. As rusqlite's own, but SQLite reads its two statements once and not for each commit.
+struct Begun<'c>(&'c Connection);
+
+impl Begun<'_> {
+    fn new(connection: &Connection) -> Result<Begun<'_>> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+        Ok(Begun(connection))
+    }
+
+    fn commit(self) -> Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute(()).map(drop)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        // Some errors have rolled it back already. One that can't be rolled back now is, when the connection is closed.
+        if !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
     }
 }
 
@@ -65,38 +89,43 @@ pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
     if mids.is_empty() {
         return Ok(());
     }
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    let mut messages = Messages::prepare(&transaction)?;
+    let transaction = Begun::new(connection)?;
+    let mut messages = Messages::prepare(connection)?;
     for mid in mids {
         messages.delete(*mid)?;
-        keys::forget(&transaction, *mid)?;
+        keys::forget(connection, *mid)?;
     }
     drop(messages);
     transaction.commit()
 }
 
 fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, kept: &mut Kept) -> Result<()> {
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    let mut messages = Messages::prepare(&transaction)?;
-    for run in changes.chunk_by(|one, next| deleted(one).and(deleted(next)).is_some()) {
+    let transaction = Begun::new(connection)?;
+    let mut messages = Messages::prepare(connection)?;
+    for run in changes.chunk_by(is_alike) {
         match run {
-            [change] => apply(&transaction, &mut messages, change, batch.stamp.service, &mut kept.doors)?,
-            deletions => messages.delete_all(deletions.iter().filter_map(deleted).collect())?,
+            [Change::SaveMessage { .. }, _, ..] => messages.save_all(&run.iter().filter_map(saved).collect::<Vec<_>>())?,
+            [Change::DeleteMessage(_), _, ..] => messages.delete_all(run.iter().filter_map(deleted).collect())?,
+            changes => {
+                for change in changes {
+                    apply(connection, &mut messages, change, batch.stamp.service, &mut kept.doors)?;
+                }
+            }
         }
     }
     drop(messages);
-    kept.doors.keep(&transaction)?;
-    kept.counters.save(&transaction, batch, mid_block)?;
+    kept.doors.keep(connection)?;
+    kept.counters.save(connection, batch, mid_block)?;
     transaction.commit()
 }
 
 fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &mut Kept) -> Result<Vec<usize>> {
     let mut refused = Vec::new();
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    let mut messages = Messages::prepare(&transaction)?;
+    let transaction = Begun::new(connection)?;
+    let mut messages = Messages::prepare(connection)?;
     for (index, change) in batch.changes.iter().enumerate() {
         // No savepoint: a statement that fails leaves nothing behind, and no change has one that can fail after another.
-        match apply(&transaction, &mut messages, change, batch.stamp.service, &mut kept.doors) {
+        match apply(connection, &mut messages, change, batch.stamp.service, &mut kept.doors) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
                 refused.push(index);
@@ -105,10 +134,20 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &m
         }
     }
     drop(messages);
-    kept.doors.keep(&transaction)?;
-    kept.counters.save(&transaction, batch, mid_block)?;
+    kept.doors.keep(connection)?;
+    kept.counters.save(connection, batch, mid_block)?;
     transaction.commit()?;
     Ok(refused)
+}
+
+/// Changes that are written together where they follow on each other.
+fn is_alike(one: &Change, next: &Change) -> bool {
+    deleted(one).and(deleted(next)).is_some() || saved(one).and(saved(next)).is_some()
+}
+
+/// The message that a change saves, and who is owed it.
+fn saved(change: &Change) -> Option<(&Message, &[Owed])> {
+    if let Change::SaveMessage { message, receivers } = change { Some((message, receivers)) } else { None }
 }
 
 /// The message that a change deletes.
@@ -167,6 +206,57 @@ mod tests {
             13 => Change::CloseReport { mid: Mid::new(mid), state: DeliveryState::Recalled, at: id },
             _ => Change::SettleDoor { id, ok: true, reason: None },
         }
+    }
+
+    /// However many follow on each other, and whether they are there already.
+    #[test]
+    fn messages_saved_together_are_as_if_saved_one_by_one() {
+        let row = |mid: u64, round: u64| {
+            let receivers: &[(u64, Option<u16>)] = if mid.is_multiple_of(3) { &[(1, None)] } else { &[(1, Some(1)), (mid + 1, None)] };
+            let mut message = message(mid, &"门".repeat((mid * 7 + round) as usize));
+            message.receipt = mid.is_multiple_of(2);
+            message.publisher = message.publisher.filter(|_| !mid.is_multiple_of(5));
+            message.topics = if mid.is_multiple_of(4) { Box::default() } else { message.topics };
+            save(message, receivers)
+        };
+        for count in [1, 2, 7, 8, 9, 15, 16, 17, 25] {
+            let scratches = [Scratch::new(), Scratch::new()];
+            let [together, one_by_one] = scratches.each_ref().map(|scratch| {
+                scratch.open().unwrap().close();
+                scratch.shell()
+            });
+            let mut kept = [Kept::new(100), Kept::new(100)];
+            for round in 0..2 {
+                let batch = batch(round, (1..=count).map(|mid| row(mid + round * 3, round)).collect());
+                assert_eq!(write(&together, &batch, 1, &mut kept[0]).unwrap(), Vec::<usize>::new());
+                assert_eq!(write_by_row(&one_by_one, &batch, 1, &mut kept[1]).unwrap(), Vec::<usize>::new());
+            }
+            let rows = |connection: &Connection| {
+                let sql = "SELECT concat_ws('|', mid, expires, ts, flags, ifnull(publisher, '-'), ifnull(topics, '-'), receivers, \
+                           ifnull(topic_of, '-'), body) FROM message ORDER BY mid";
+                let mut statement = connection.prepare(sql).unwrap();
+                statement.query_map((), |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+            };
+            assert_eq!(rows(&together).len() as u64, count + count.min(3));
+            assert_eq!(rows(&together), rows(&one_by_one), "{count} messages");
+        }
+    }
+
+    #[test]
+    fn a_transaction_that_is_not_committed_leaves_nothing() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        let connection = scratch.shell();
+        let begun = Begun::new(&connection).unwrap();
+        aliases::save(&connection, &alias(1, "a")).unwrap();
+        drop(begun);
+        assert!(connection.is_autocommit());
+        let count = || connection.query_row("SELECT count(*) FROM alias", (), |row| row.get::<_, u32>(0)).unwrap();
+        assert_eq!(count(), 0);
+        let begun = Begun::new(&connection).unwrap();
+        aliases::save(&connection, &alias(1, "a")).unwrap();
+        begun.commit().unwrap();
+        assert_eq!((connection.is_autocommit(), count()), (true, 1));
     }
 
     fn report(name: &str, state: DeliveryState) -> ReportLine {
