@@ -1,11 +1,14 @@
 //! The database as the writing thread holds it: the connection, the reserve, the block of mids, and what is done when one
 //! of them fails (Design §6). Not a thread itself: it does what it is told, one thing at a time.
 
+use std::ffi::c_int;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
+use rusqlite::hooks::Wal;
 
 use crate::hub::storage::{Batch, Change, Outcome, Restored, Trouble};
 use crate::names::Mid;
@@ -65,6 +68,9 @@ pub(super) struct Database {
     /// The messages of a batch that failed with the disk: the log may hold them all the same.
     doubtful: Vec<Mid>,
     kept: Kept,
+    /// Pages in the log after the last commit, as SQLite tells then: asking for them took 3 µs, with which the hub waited for its turn on
+    /// the core.
+    log_pages: Arc<AtomicU64>,
     /// Pages of the log at which the next cut is tried.
     cut_at: u64,
 }
@@ -92,7 +98,7 @@ impl Database {
             folder,
             wall: options.wall,
             findings,
-            connection,
+            connection: None,
             trusted,
             restore: None,
             failures: 0,
@@ -102,8 +108,12 @@ impl Database {
             readers: Vec::new(),
             doubtful: Vec::new(),
             kept: Kept::new(options.door_log_max),
+            log_pages: Arc::default(),
             cut_at: LOG_PAGES_MAX,
         };
+        if let Some(connection) = connection {
+            database.hold(connection);
+        }
         if trusted {
             database.claim_block();
             database.mids = database.block.mids();
@@ -161,7 +171,7 @@ impl Database {
         if fault.is_damage() && !self.findings.has(Kind::DatabaseSetAside) {
             match opening::start_anew(&self.folder, (self.wall)(), &fault, &self.findings) {
                 Ok(Opened { connection, .. }) => {
-                    self.connection = Some(connection);
+                    self.hold(connection);
                     self.save_block();
                 }
                 Err(why) => fault = why,
@@ -228,6 +238,10 @@ impl Database {
 
     /// What need not be done before a commit is confirmed: keeps the log short.
     pub(super) fn after_commit(&mut self) {
+        let is_short = self.log_pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES;
+        if is_short && self.cut_at == LOG_PAGES_MAX {
+            return;
+        }
         self.tend(|connection, cut_at| {
             let log = checkpoint(connection, Checkpoint::Look)?;
             if log.pages >= *cut_at {
@@ -273,6 +287,18 @@ impl Database {
     pub(super) fn close(mut self) {
         self.tend(|connection, _| checkpoint(connection, Checkpoint::Truncate).map(drop));
         self.close_connections();
+    }
+
+    /// From now on this is the connection.
+    fn hold(&mut self, mut connection: Connection) {
+        // Not known yet; and it stays so if SQLite can't tell, so that the log is looked at after each commit.
+        self.log_pages.store(u64::MAX, Ordering::Relaxed);
+        let log_pages = Arc::clone(&self.log_pages);
+        let _ = connection.wal_hook(Some(move |_: &mut Wal, pages: c_int| {
+            log_pages.store(u64::from(pages.unsigned_abs()), Ordering::Relaxed);
+            Ok(())
+        }));
+        self.connection = Some(connection);
     }
 
     fn outcome(&mut self, write: impl FnOnce(&Connection, u64, &mut Kept) -> rusqlite::Result<Vec<usize>>) -> Outcome {
@@ -358,7 +384,7 @@ impl Database {
     }
 
     fn open_emptied(&mut self) -> Result<(), Fault> {
-        self.connection = Some(open_emptied(&self.path, &self.doubtful)?);
+        self.hold(open_emptied(&self.path, &self.doubtful)?);
         self.doubtful.clear();
         Ok(())
     }
@@ -388,7 +414,7 @@ impl Database {
             }
             restore(gathered, true);
         }
-        self.connection = Some(connection);
+        self.hold(connection);
         self.trusted = true;
         self.findings.clear(Kind::DatabaseNotOpen);
         self.resume();
@@ -801,6 +827,29 @@ mod tests {
         database.close();
         let after = std::fs::metadata(scratch.file("porter.db")).unwrap().len();
         assert!(before > 60 << 20 && after < 10 << 20, "{before} {after}");
+    }
+
+    #[test]
+    fn the_log_is_moved_before_it_is_long_on_each_connection() {
+        let scratch = Scratch::new();
+        let mut database = scratch.open().unwrap();
+        let (body, mut mid) = ("x".repeat(3_000), 0);
+        for _ in 0..2 {
+            let (mut longest, mut moved) = (0, false);
+            while !moved {
+                mid += 300;
+                let changes = (mid..mid + 300).map(|mid| save(message(mid, &body), &[(1, None)])).collect();
+                assert_eq!(database.commit(&batch(1, changes)), committed());
+                let log = checkpoint(database.connection.as_ref().unwrap(), Checkpoint::Look).unwrap();
+                assert_eq!(database.log_pages.load(Ordering::Relaxed), log.pages);
+                database.after_commit();
+                moved = checkpoint(database.connection.as_ref().unwrap(), Checkpoint::Look).unwrap().pending == 0;
+                longest = longest.max(log.pages);
+                assert!(longest < 2 * CHECKPOINT_PAGES, "it is never moved");
+            }
+            assert!(longest >= CHECKPOINT_PAGES, "moved at {longest}");
+            database.close_connections();
+        }
     }
 
     #[test]
