@@ -424,7 +424,7 @@ fn an_opening_that_came_while_the_process_stood_still_is_not_handed_on() {
     assert!(door.line().contains(r#""t":8"#));
     door.send(r#"{"t":-8,"r":"R 1","u":"ann","ok":true}"#);
     assert_eq!(openers[0].json()["ok"], true);
-    site.porter.signal(Signal::STOP);
+    site.porter.stop();
     for opener in &mut openers {
         opener.send(OPEN);
     }

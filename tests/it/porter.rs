@@ -136,6 +136,22 @@ impl Porter {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// SIGSTOP; returns when each of its threads stands still, which is a while after the signal was sent.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let begin = Instant::now();
+        let tasks = format!("/proc/{}/task", self.pid());
+        let stands_still = || {
+            let stats = std::fs::read_dir(&tasks).unwrap().map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")));
+            // Behind the name, which may have spaces in it, comes the state.
+            stats.filter_map(Result::ok).all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        };
+        while !stands_still() {
+            assert!(begin.elapsed() < DEADLINE, "it goes on after SIGSTOP");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// SIGTERM; the exit code, and how long it took.
     pub fn terminate(mut self) -> (Option<i32>, Duration) {
         let begin = Instant::now();
