@@ -232,6 +232,7 @@ impl fmt::Debug for Watched {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::runtime::socket::take_over;
@@ -338,6 +339,31 @@ mod tests {
         let newcomer = reactor.watch(&socket).unwrap();
         reactor.look();
         assert!(!is_ready(&newcomer));
+    }
+
+    /// One thread looks while another ends and begins. Where the places were not held while they were told of, this mostly failed.
+    #[test]
+    fn an_end_is_never_told_to_whoever_took_the_place() {
+        let (reactor, over) = (Arc::new(Reactor::new().unwrap()), AtomicBool::new(false));
+        let (_client, idle) = pair();
+        let mut told = false;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    reactor.look();
+                }
+            });
+            for _ in 0..2_000 {
+                let (client, socket) = pair();
+                let ends = reactor.watch(&socket).unwrap();
+                drop(client);
+                drop(ends);
+                let newcomer = reactor.watch(&idle).unwrap();
+                told |= (0..20).any(|_| is_ready(&newcomer));
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(!told);
     }
 
     #[test]
