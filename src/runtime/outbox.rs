@@ -830,7 +830,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::{Ipv4Addr, TcpListener};
 
     use rustix::net::sockopt;
 
@@ -860,13 +859,11 @@ mod tests {
 
     /// A socket's two ends: the server's, and the client's as it is read in tests.
     fn socket() -> (Socket, std::net::TcpStream) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, client) = socket::pair();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (server, _) = listener.accept().unwrap();
         sockopt::set_tcp_nodelay(&server, true).unwrap();
         sockopt::set_socket_send_buffer_size(&server, SEND_BUFFER_BYTES).unwrap();
-        (socket::take_over(server).unwrap(), client)
+        (server, client)
     }
 
     fn add(outbox: &Outbox, packet: &str) {

@@ -231,17 +231,10 @@ impl fmt::Debug for Watched {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::runtime::socket::take_over;
-
-    fn pair() -> (TcpStream, Socket) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (client, take_over(listener.accept().unwrap().0).unwrap())
-    }
+    use crate::runtime::socket::pair;
 
     fn watched(socket: &Socket) -> (Arc<Reactor>, Watched) {
         let reactor = Arc::new(Reactor::new().unwrap());
@@ -255,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_look_finds_what_has_come_and_tells_it_once() {
-        let (mut client, socket) = pair();
+        let (socket, mut client) = pair();
         let (reactor, watched) = watched(&socket);
         reactor.look();
         assert!(!is_ready(&watched));
@@ -273,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_was_there_before_it_was_watched_is_found() {
-        let (mut client, socket) = pair();
+        let (socket, mut client) = pair();
         client.write_all(b"12").unwrap();
         let (reactor, watched) = watched(&socket);
         reactor.look();
@@ -282,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_end_is_told_for_ever_also_where_it_came_with_the_last_bytes() {
-        let (mut client, socket) = pair();
+        let (socket, mut client) = pair();
         let (reactor, watched) = watched(&socket);
         client.write_all(b"12").unwrap();
         drop(client);
@@ -297,7 +290,7 @@ mod tests {
 
     #[test]
     fn urgent_data_is_an_error_for_a_read_would_stop_before_it() {
-        let (mut client, socket) = pair();
+        let (socket, mut client) = pair();
         let (reactor, watched) = watched(&socket);
         client.write_all(b"12").unwrap();
         rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB).unwrap();
@@ -311,7 +304,7 @@ mod tests {
     fn one_look_finds_so_many_and_a_look_for_all_the_rest() {
         let reactor = Arc::new(Reactor::new().unwrap());
         let mut open: Vec<_> =
-            (0..READY_MAX + 3).map(|_| pair()).map(|(client, socket)| (client, reactor.watch(&socket).unwrap())).collect();
+            (0..READY_MAX + 3).map(|_| pair()).map(|(socket, client)| (client, reactor.watch(&socket).unwrap())).collect();
         let mut write_to_all = || open.iter_mut().for_each(|(client, _)| client.write_all(b"1").unwrap());
         write_to_all();
         assert!(reactor.look());
@@ -328,14 +321,14 @@ mod tests {
         let (reactor, mut open) = (Arc::new(Reactor::new().unwrap()), Vec::new());
         for _ in 0..3 {
             let pairs: Vec<_> = (0..4).map(|_| pair()).collect();
-            open = pairs.into_iter().map(|(client, socket)| (client, reactor.watch(&socket).unwrap(), socket)).collect();
+            open = pairs.into_iter().map(|(socket, client)| (client, reactor.watch(&socket).unwrap(), socket)).collect();
             assert!(open.iter().all(|(_, watched, _)| !is_ready(watched)));
         }
         assert_eq!(reactor.sockets().states.len(), 8, "four were open while the next four came");
         let (mut client, gone, _socket) = open.remove(1);
         drop(gone);
         client.write_all(b"1").unwrap();
-        let (_other, socket) = pair();
+        let (socket, _other) = pair();
         let newcomer = reactor.watch(&socket).unwrap();
         reactor.look();
         assert!(!is_ready(&newcomer));
@@ -345,7 +338,7 @@ mod tests {
     #[test]
     fn an_end_is_never_told_to_whoever_took_the_place() {
         let (reactor, over) = (Arc::new(Reactor::new().unwrap()), AtomicBool::new(false));
-        let (_client, idle) = pair();
+        let (idle, _client) = pair();
         let mut told = false;
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -354,7 +347,7 @@ mod tests {
                 }
             });
             for _ in 0..2_000 {
-                let (client, socket) = pair();
+                let (socket, client) = pair();
                 let ends = reactor.watch(&socket).unwrap();
                 drop(client);
                 drop(ends);
@@ -368,7 +361,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_is_woken_by_a_reactor_that_runs() {
-        let (mut client, socket) = pair();
+        let (socket, mut client) = pair();
         let (reactor, watched) = watched(&socket);
         async_std::task::spawn(async move { reactor.run(|| ()).await });
         for _ in 0..100 {

@@ -12,10 +12,13 @@ use crate::limits::{DOOR_SEND_BUFFER_BYTES, DOOR_USER_TIMEOUT_MS};
 /// [`crate::runtime::reactor::Reactor`] tells; whether one may write again, async-io does.
 pub type Socket = Arc<Async<TcpStream>>;
 
-/// Takes over a socket that a test has accepted by itself.
+/// The two ends of a connection: the server's, and that of a client whose calls wait.
 #[cfg(test)]
-pub(crate) fn take_over(stream: TcpStream) -> std::io::Result<Socket> {
-    Async::new(stream).map(Arc::new)
+pub(crate) fn pair() -> (Socket, TcpStream) {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (Arc::new(Async::new(server).unwrap()), client)
 }
 
 /// From now on the kernel holds little for this socket, and that dies with the connection when the peer takes none of it for 5 s: what

@@ -99,18 +99,16 @@ impl Inlet {
 mod tests {
     use std::future::poll_fn;
     use std::io::Write;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::time::Duration;
 
     use super::*;
     use crate::runtime::clock;
-    use crate::runtime::socket::take_over;
+    use crate::runtime::socket;
 
     /// A client, and the inlet of its connection. Nobody looks by himself.
     fn pair() -> (TcpStream, Arc<Reactor>, Inlet) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let socket = take_over(listener.accept().unwrap().0).unwrap();
+        let (socket, client) = socket::pair();
         let reactor = Arc::new(Reactor::new().unwrap());
         let inlet = Inlet::new(&reactor, &socket, clock::mono_us()).unwrap();
         (client, reactor, inlet)

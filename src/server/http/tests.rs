@@ -568,12 +568,11 @@ fn a_shutdown_closes_the_idle_at_once_and_the_busy_after_their_answer() {
 #[test]
 fn the_future_of_a_connection_is_small() {
     let server = Server::usual();
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let stream = socket::take_over(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+    let (socket, _client) = socket::pair();
     let permit = server.permits.take(Ipv4Addr::LOCALHOST.into()).unwrap();
     let (events, _) = mpsc::sync_channel(1);
     let probe = Arc::new(Probe { events, gate: std::sync::Mutex::new(None), large: Bytes::new() });
-    let inlet = Inlet::new(&Arc::new(Reactor::new().unwrap()), &stream, 0).unwrap();
+    let inlet = Inlet::new(&Arc::new(Reactor::new().unwrap()), &socket, 0).unwrap();
     let accepted = Accepted { inlet, peer: server.address, permit };
     let bytes = size_of_val(&serve(accepted, server.options.clone(), probe));
     assert!(bytes <= 600, "{bytes} bytes");
