@@ -312,9 +312,10 @@ impl Hub {
         true
     }
 
-    /// How many changes were ever queued for the store.
+    /// How many changes were ever queued for the store, with those that would have waited for company.
     #[must_use]
-    pub fn queued_changes(&self) -> u64 {
+    pub fn queued_changes(&mut self) -> u64 {
+        self.gather.queue_deletions();
         self.gather.last_queued()
     }
 

@@ -120,7 +120,7 @@ impl Hub {
     /// The message has a row: the last ending deletes it, an earlier one is a row of its own unless the last one follows soon.
     fn end_row(&mut self, key: AliasKey, mid: Mid, left: u32) {
         if left == 0 {
-            self.gather.queue(Change::DeleteMessage(mid));
+            self.gather.delete(mid, self.now.mono);
         } else {
             let alias = self.aliases.id(key);
             self.gather.end_later(mid, alias, self.now.mono);
@@ -206,7 +206,7 @@ impl Hub {
             self.deliveries -= stored.left as usize;
             self.bodies -= u64::from(stored.bytes);
             self.counters.expired += u64::from(stored.left);
-            self.gather.queue(Change::DeleteMessage(mid));
+            self.gather.delete(mid, self.now.mono);
             if receipt {
                 self.gather.queue(Change::CloseReport { mid, state: DeliveryState::Expired, at: self.now.wall });
             }

@@ -19,6 +19,14 @@ const LATE_PASSED_MAX: usize = 4_096;
 /// What waits so; over it the oldest no longer do, once no transaction is in flight.
 const LATE_MAX: usize = 65_536;
 
+/// In a crowd of deletions, such as when many come back who are owed messages, each waits so long for those of its neighbours: what lies
+/// together in the store is then deleted at once, and not written anew for each. A crash meanwhile repeats deliveries, as above; µs.
+const DELETION_WAIT_US: u64 = 100_000;
+/// So many are no crowd, and wait for nothing.
+const DELETIONS_FEW: usize = 256;
+/// So many wait no longer.
+const DELETIONS_MAX: usize = 65_536;
+
 /// Whether the store can be written, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -74,6 +82,9 @@ pub(super) struct Gather {
     changes: VecDeque<Change>,
     /// Endings, which perhaps need not be written, and behind them the aliases that were forgotten meanwhile.
     late: VecDeque<Late>,
+    /// Messages that have ended and whose rows are to be deleted, and since when the first of them waits: monotonic, µs.
+    deletions: Vec<Mid>,
+    deletions_since: u64,
     /// [`LATE_MAX`], less in tests.
     pub late_max: usize,
     /// No ending waits any more: the process is about to end.
@@ -100,6 +111,8 @@ impl Gather {
             messages: VecDeque::new(),
             changes: VecDeque::new(),
             late: VecDeque::new(),
+            deletions: Vec::new(),
+            deletions_since: 0,
             late_max: LATE_MAX,
             ends_at_once: false,
             queued: 0,
@@ -125,7 +138,7 @@ impl Gather {
 
     /// Nothing waits and nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.messages.is_empty() && self.changes.is_empty() && self.late.is_empty() && self.in_flight.is_none()
+        self.messages.is_empty() && self.changes.is_empty() && self.deletions.is_empty() && self.late.is_empty() && self.in_flight.is_none()
     }
 
     pub(super) fn waiting_changes(&self) -> usize {
@@ -140,26 +153,48 @@ impl Gather {
         self.queued
     }
 
+    /// A message that has a row, or gets one by the transaction in flight, has ended now.
+    pub(super) fn delete(&mut self, mid: Mid, now: u64) {
+        if self.deletions.is_empty() {
+            self.deletions_since = now;
+        }
+        self.deletions.push(mid);
+    }
+
+    /// Queues the deletions, neighbours together.
+    pub(super) fn queue_deletions(&mut self) {
+        self.deletions.sort_unstable();
+        self.queued += self.deletions.len() as u64;
+        self.changes.extend(self.deletions.drain(..).map(Change::DeleteMessage));
+        self.deletions.shrink_to(DELETIONS_FEW);
+    }
+
     /// One of several deliveries of a message that has a row, or gets one by the transaction in flight, has ended now. That waits for
     /// others of its message.
     pub(super) fn end_later(&mut self, mid: Mid, alias: AliasId, now: u64) {
         self.late.push_back(Late { change: Change::EndDelivery { mid, alias }, since: now });
     }
 
-    /// An alias is forgotten now. Its endings are written first: without it nobody could tell whose they are.
+    /// An alias is forgotten now. Its endings and deletions are written first: without it nobody could tell whose they are.
     pub(super) fn forget_alias(&mut self, alias: AliasId, now: u64) {
         let change = Change::ForgetAlias(alias);
-        if self.late.is_empty() {
+        if self.late.is_empty() && self.deletions.len() <= DELETIONS_FEW {
+            self.queue_deletions();
             self.queue(change);
         } else {
             self.late.push_back(Late { change, since: now });
         }
     }
 
-    /// Queues what has waited long enough and is still to be written, by `has_row`: as much as a transaction takes. Not while one is in
+    /// Queues the deletions if they have waited long enough or are few, and what else has and is still to be written, by `has_row`: as much as a transaction takes. Not while one is in
     /// flight: whether the messages in it have rows is not known, and an ending without a message, or behind its deletion, stays.
     pub(super) fn queue_late(&mut self, now: u64, has_row: impl Fn(Mid) -> bool) {
         let ends_at_once = self.ends_at_once;
+        let are_few = self.deletions.len() <= DELETIONS_FEW;
+        let is_over = self.deletions.len() >= DELETIONS_MAX || self.deletions_since + DELETION_WAIT_US <= now;
+        if are_few || is_over || ends_at_once || !self.is_storing() {
+            self.queue_deletions();
+        }
         for _ in 0..LATE_PASSED_MAX {
             let are_too_many = self.late.len() > self.late_max;
             if self.changes.len() >= LATE_PER_TRANSACTION && !are_too_many {
@@ -168,6 +203,9 @@ impl Gather {
             let is_due = |late: &mut Late| ends_at_once || are_too_many || late.since + ENDING_WAIT_US <= now;
             let Some(late) = self.late.pop_front_if(is_due) else { break };
             if late.is_needed(&has_row) {
+                if matches!(late.change, Change::ForgetAlias(_)) {
+                    self.queue_deletions();
+                }
                 self.queue(late.change);
             }
         }

@@ -98,10 +98,10 @@ pub(super) fn as_topics(text: &str, column: usize) -> Result<Box<[Topic]>> {
     names.iter().map(|name| Topic::new(name).map_err(|error| bad_name(column, error))).collect()
 }
 
-/// Receivers as two columns; the buffers are kept from one row to the next.
+/// Receivers as two texts; the buffers are kept from one row to the next.
 #[derive(Default)]
 pub(super) struct ReceiversText {
-    /// `receivers`: the ids as differences.
+    /// The ids as differences.
     pub(super) ids: String,
     topics: String,
     has_topics: bool,
@@ -128,7 +128,7 @@ impl ReceiversText {
         Ok(())
     }
 
-    /// `topic_of`: under which topic each gets it.
+    /// Under which topic each gets it.
     pub(super) fn topic_of(&self) -> Option<&str> {
         self.has_topics.then_some(&self.topics)
     }
@@ -153,16 +153,16 @@ impl ReceiversText {
     }
 }
 
-/// Reads the receivers back from the columns `ids` and `topics`.
-pub(super) fn get_receivers(row: &Row<'_>, ids: usize, topics: usize) -> Result<Vec<Owed>> {
-    let mut topic_of = TopicOf::read(get_text_or_null(row, topics)?).ok_or_else(|| unreadable(topics, "no list of topics"))?;
-    let inner = list(get_text(row, ids)?).ok_or_else(|| unreadable(ids, "no list of receivers"))?;
+/// Reads the receivers back from the texts that [`ReceiversText`] wrote; `column`: where they stand.
+pub(super) fn as_receivers(ids: &str, topics: Option<&str>, column: usize) -> Result<Vec<Owed>> {
+    let mut topic_of = TopicOf::read(topics).ok_or_else(|| unreadable(column, "no list of topics"))?;
+    let inner = list(ids).ok_or_else(|| unreadable(column, "no list of receivers"))?;
     let mut receivers = Vec::with_capacity(inner.len() / 2 + 1);
     let mut id = 0_u64;
     for step in items(inner) {
-        let step: u64 = step.parse().map_err(|error| unreadable(ids, error))?;
-        id = id.checked_add(step).ok_or_else(|| unreadable(ids, "an id is too large"))?;
-        let topic = topic_of.next().ok_or_else(|| unreadable(topics, "not a topic for each receiver"))?;
+        let step: u64 = step.parse().map_err(|error| unreadable(column, error))?;
+        id = id.checked_add(step).ok_or_else(|| unreadable(column, "an id is too large"))?;
+        let topic = topic_of.next().ok_or_else(|| unreadable(column, "not a topic for each receiver"))?;
         receivers.push(Owed { alias: AliasId(id), topic });
     }
     receivers.shrink_to_fit();
@@ -206,7 +206,7 @@ fn items(inner: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Appends decimal digits: a fan-out has a thousand of them, and `write!` takes several times as long.
-fn push_number(text: &mut String, mut number: u64) {
+pub(super) fn push_number(text: &mut String, mut number: u64) {
     let mut digits = [0_u8; 20];
     let mut start = digits.len();
     loop {
@@ -222,8 +222,6 @@ fn push_number(text: &mut String, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
-
     use super::*;
     use crate::seeded::Seeded;
 
@@ -232,8 +230,7 @@ mod tests {
     }
 
     fn read(ids: &str, topics: Option<&str>) -> Result<Vec<Owed>> {
-        let connection = Connection::open_in_memory().unwrap();
-        connection.query_row("SELECT ?1, ?2", (ids, topics), |row| get_receivers(row, 0, 1))
+        as_receivers(ids, topics, 0)
     }
 
     #[test]

@@ -786,7 +786,7 @@ mod tests {
         let mut database = scratch.open().unwrap();
         assert_eq!(database.commit(&batch(1, saves(1..3))), committed());
         let shell = scratch.shell();
-        shell.execute_batch("BEGIN; SELECT * FROM message;").unwrap();
+        shell.execute_batch("BEGIN; SELECT * FROM segment;").unwrap();
         assert_eq!(database.commit(&batch(2, saves(3..4))), committed());
         database.close_connections();
         assert_eq!(database.commit(&batch(3, vec![])), BROKEN);
@@ -858,7 +858,7 @@ mod tests {
         let mut database = scratch.open().unwrap();
         assert_eq!(database.commit(&batch(1, saves(1..2))), committed());
         let shell = scratch.shell();
-        shell.execute_batch("BEGIN; SELECT * FROM message;").unwrap();
+        shell.execute_batch("BEGIN; SELECT * FROM segment;").unwrap();
         let body = "x".repeat(2_000);
         let mut mid = 1;
         while database.cut_at == LOG_PAGES_MAX {

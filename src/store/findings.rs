@@ -141,10 +141,10 @@ mod tests {
     #[test]
     fn a_row_at_fault_is_left_out_and_a_damaged_file_is_an_error() {
         let findings = Findings::default();
-        assert_eq!(findings.readable("message", 1, Ok(7)).unwrap(), Some(7));
-        assert_eq!(findings.readable("message", 2, Err::<u32, _>(altered(0))).unwrap(), None);
-        assert!(findings.readable("message", 3, Err::<u32, _>(damaged("x"))).is_err());
+        assert_eq!(findings.readable("segment", 1, Ok(7)).unwrap(), Some(7));
+        assert_eq!(findings.readable("segment", 2, Err::<u32, _>(altered(0))).unwrap(), None);
+        assert!(findings.readable("segment", 3, Err::<u32, _>(damaged("x"))).is_err());
         let [found] = &findings.list()[..] else { panic!("{findings:?}") };
-        assert!(found.kind == Kind::RowsDamaged && found.text.starts_with("table message, key 2"), "{found:?}");
+        assert!(found.kind == Kind::RowsDamaged && found.text.starts_with("table segment, key 2"), "{found:?}");
     }
 }

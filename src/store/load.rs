@@ -33,28 +33,30 @@ pub(super) fn load(connection: &Connection, first_mid: Mid, findings: &Findings,
         }
         Ok(())
     })?;
-    tidy("orphans", messages::delete_orphans(connection));
-    let ended = load_messages(connection, &known, findings, take)?;
-    tidy("ended", delete(connection, &ended));
+    let Left { ended, orphans } = load_messages(connection, &known, findings, take)?;
+    tidy("orphans", delete(connection, &orphans, |messages| messages.delete_endings(&orphans)));
+    tidy("ended", delete(connection, &ended, |messages| messages.delete(ended.clone())));
     each_row(connection, keys::ALL, "opts_id", findings, &mut |row| {
         take(Restored::Key(keys::get(row)?));
         Ok(())
     })
 }
 
-/// Returns the messages that nobody is owed any more.
-fn load_messages(
-    connection: &Connection,
-    known: &HashSet<AliasId>,
-    findings: &Findings,
-    take: &mut dyn FnMut(Restored),
-) -> Result<Vec<Mid>> {
+/// What the start finds that is of no use any more.
+struct Left {
+    /// The messages that nobody is owed.
+    ended: Vec<Mid>,
+    /// The messages that are gone, of endings that are not.
+    orphans: Vec<Mid>,
+}
+
+fn load_messages(connection: &Connection, known: &HashSet<AliasId>, findings: &Findings, take: &mut dyn FnMut(Restored)) -> Result<Left> {
     let mut statement = connection.prepare(messages::ALL_ENDED)?;
     let mut endings = Endings::start(statement.query(())?, findings)?;
     let mut ended = Vec::new();
     let mut last = None;
-    each_row(connection, messages::ALL, "message", findings, &mut |row| {
-        let OwedMessage { mid, expires, ts, bytes, receipt, publisher, mut receivers } = messages::get_owed(row)?;
+    let mut load = |owed: OwedMessage| {
+        let OwedMessage { mid, expires, ts, bytes, receipt, publisher, mut receivers } = owed;
         if last.replace(mid).is_some_and(|last| last >= mid) {
             return Err(damaged("the messages are not in the order of their numbers"));
         }
@@ -75,8 +77,10 @@ fn load_messages(
             take(Restored::Message { mid, expires, ts, bytes, receipt, publisher, receivers });
         }
         Ok(())
-    })?;
-    Ok(ended)
+    };
+    each_row(connection, messages::ALL, "segment", findings, &mut |row| messages::each_owed(row, &mut load))?;
+    let orphans = endings.finish()?;
+    Ok(Left { ended, orphans })
 }
 
 /// The rows of `ended`, read beside those of `message`: both ascend by mid.
@@ -86,11 +90,13 @@ struct Endings<'s> {
     next: Option<(u64, AliasId)>,
     /// Of one message; kept for its space.
     struck: Vec<AliasId>,
+    /// The messages of those that were passed: they are not among those read.
+    orphans: Vec<Mid>,
 }
 
 impl<'s> Endings<'s> {
     fn start(rows: Rows<'s>, findings: &'s Findings) -> Result<Endings<'s>> {
-        let mut endings = Endings { rows, findings, next: None, struck: Vec::new() };
+        let mut endings = Endings { rows, findings, next: None, struck: Vec::new(), orphans: Vec::new() };
         endings.step()?;
         Ok(endings)
     }
@@ -112,6 +118,8 @@ impl<'s> Endings<'s> {
         while let Some((of, alias)) = self.next.filter(|(of, _)| *of <= mid.number()) {
             if of == mid.number() {
                 self.struck.push(alias);
+            } else {
+                self.orphans.push(Mid::new(of));
             }
             self.step()?;
         }
@@ -120,6 +128,15 @@ impl<'s> Endings<'s> {
             receivers.retain(|owed| self.struck.binary_search(&owed.alias).is_err());
         }
         Ok(())
+    }
+
+    /// All messages are read. Those that the endings passed or left name.
+    fn finish(mut self) -> Result<Vec<Mid>> {
+        while let Some((of, _)) = self.next {
+            self.orphans.push(Mid::new(of));
+            self.step()?;
+        }
+        Ok(self.orphans)
     }
 }
 
@@ -139,16 +156,12 @@ fn each_row(
     Ok(())
 }
 
-fn delete(connection: &Connection, mids: &[Mid]) -> Result<usize> {
+fn delete(connection: &Connection, mids: &[Mid], work: impl FnOnce(&mut Messages<'_>) -> Result<()>) -> Result<usize> {
     if mids.is_empty() {
         return Ok(0);
     }
     let transaction = connection.unchecked_transaction()?;
-    let mut messages = Messages::prepare(&transaction)?;
-    for mid in mids {
-        messages.delete(*mid)?;
-    }
-    drop(messages);
+    work(&mut Messages::new(&transaction))?;
     transaction.commit()?;
     Ok(mids.len())
 }
@@ -251,7 +264,7 @@ mod tests {
         database.close();
         let shell = scratch.shell();
         let count = |sql: &str| shell.query_row(sql, (), |row| row.get::<_, u32>(0)).unwrap();
-        assert_eq!(count("SELECT count(*) FROM message"), 2);
+        assert_eq!(count("SELECT sum(json_array_length(heads)) FROM segment"), 2);
         assert_eq!(count("SELECT count(*) FROM ended"), 3);
     }
 
@@ -266,36 +279,37 @@ mod tests {
             Change::Subscribe(AliasId(7), Topic::new("t").unwrap()),
             save(message(4, "1"), &[(1, None), (7, None)]),
             save(message(5, "1"), &[(7, None)]),
-            save(message(6, "1"), &[(1, None)]),
-            save(message(7, "1"), &[(1, None)]),
         ];
         assert_eq!(database.commit(&batch(1, changes)), committed());
+        for mid in [6, 7] {
+            assert_eq!(database.commit(&batch(mid, vec![save(message(mid, "1"), &[(1, None)])])), committed());
+        }
         database.close();
         scratch.edit(
-            "UPDATE message SET receivers = 'damaged' WHERE mid = 6; UPDATE alias SET name = 'b' || char(7) WHERE id = 2;
-             UPDATE message SET expires = -1 WHERE mid = 7; INSERT INTO subscription VALUES (1, '', NULL);",
+            "UPDATE segment SET heads = 'damaged' WHERE mid = 6; UPDATE alias SET name = 'b' || char(7) WHERE id = 2;
+             UPDATE segment SET expires = -1 WHERE mid = 7; INSERT INTO subscription VALUES (1, '', NULL);",
         );
         let database = scratch.open().unwrap();
         assert_eq!(owed(&database), [(4, vec![1])]);
         let names: Vec<Restored> = load(&database).into_iter().filter(|one| !matches!(one, Restored::Message { .. })).collect();
         assert_eq!(names, [Restored::Alias(alias(1, "a")), Restored::Subscription(AliasId(1), Topic::new("t").unwrap())]);
         database.close();
-        let kept: u32 = scratch.shell().query_row("SELECT count(*) FROM message", (), |row| row.get(0)).unwrap();
-        assert_eq!(kept, 4, "what can't be read is left for people");
+        let kept: u32 = scratch.shell().query_row("SELECT count(*) FROM segment", (), |row| row.get(0)).unwrap();
+        assert_eq!(kept, 3, "what can't be read is left for people");
     }
 
     /// A row of each table, altered where only its check can tell.
     #[test]
     fn a_row_that_is_not_as_it_was_written_is_left_out_and_noted() {
         let altered = [
-            "UPDATE message SET receivers = '[2]' WHERE mid = 4",
-            "UPDATE message SET expires = expires + 1 WHERE mid = 4",
-            "UPDATE message SET topic_of = 1 WHERE mid = 4",
-            "UPDATE message SET topics = replace(topics, 'news', 'newt') WHERE mid = 4",
-            "UPDATE message SET body = body || ' ' WHERE mid = 4",
-            "UPDATE message SET mid = 3 WHERE mid = 4",
-            "UPDATE message SET flags = flags & ~2 WHERE mid = 4",
-            "UPDATE message SET flags = flags | 4 WHERE mid = 4",
+            "UPDATE segment SET heads = replace(heads, ',[1],', ',[2],') WHERE mid = 4",
+            "UPDATE segment SET expires = expires + 1 WHERE mid = 4",
+            "UPDATE segment SET ts = ts + 1 WHERE mid = 4",
+            "UPDATE segment SET heads = replace(heads, 'news', 'newt') WHERE mid = 4",
+            "UPDATE segment SET heads = replace(heads, ',1,[', ',0,[') WHERE mid = 4",
+            "UPDATE segment SET mid = 3 WHERE mid = 4",
+            "UPDATE segment SET last = 9 WHERE mid = 4",
+            "UPDATE segment SET crc = crc + 1 WHERE mid = 4",
             "UPDATE alias SET name = 'c' WHERE id = 1",
             "UPDATE alias SET id = 7 WHERE id = 1",
             "UPDATE subscription SET topic = 'u'",
@@ -309,12 +323,12 @@ mod tests {
                 Change::SaveAlias(alias(1, "a")),
                 Change::SaveAlias(alias(2, "b")),
                 Change::Subscribe(AliasId(1), Topic::new("t").unwrap()),
-                save(message(4, "1"), &[(1, Some(0))]),
                 save(message(5, "1"), &[(1, None), (2, None)]),
                 Change::EndDelivery { mid: Mid::new(5), alias: AliasId(2) },
                 Change::SaveKey(key(5, 1)),
             ];
             assert_eq!(database.commit(&batch(1, changes)), committed());
+            assert_eq!(database.commit(&batch(2, vec![save(message(4, "1"), &[(1, Some(0))])])), committed());
             let whole = load(&database);
             database.close();
             scratch.edit(sql);
@@ -336,9 +350,7 @@ mod tests {
         assert_eq!(database.commit(&batch(1, changes)), committed());
         let whole = load(&database);
         database.close();
-        scratch.edit(
-            "UPDATE message SET flags = flags & 1; UPDATE alias SET crc = NULL; UPDATE opts_id SET crc = NULL; UPDATE meta SET crc = NULL",
-        );
+        scratch.edit("UPDATE alias SET crc = NULL; UPDATE opts_id SET crc = NULL; UPDATE meta SET crc = NULL");
         let database = scratch.open().unwrap();
         assert_eq!(load(&database), whole);
         assert!(database.findings().list().is_empty());

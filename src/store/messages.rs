@@ -1,178 +1,238 @@
-//! Statements about messages and which of their deliveries have ended.
+//! Statements about messages, which lie in segments, and which of their deliveries have ended.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use rusqlite::{CachedStatement, Connection, Result, Row, Statement};
+use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use crate::hub::storage::{AliasId, Owed};
 use crate::names::{Alias, Mid};
 use crate::protocol::frame::Message;
+use crate::store::cause::{Cause, cause};
 use crate::store::check::Check;
-use crate::store::columns::{
-    ReceiversText, altered, as_alias, as_topics, get_mid, get_number, get_receivers, get_text, get_text_or_null, mid, number, topics_text,
-    verify,
-};
+use crate::store::columns::{get_mid, get_number, get_text, mid, number, verify};
 use crate::store::findings::Findings;
+use crate::store::recent::Recent;
+use crate::store::segment::{Draft, Item, Segment, Whole};
 
-/// Bit of `flags`: a delivery report is kept.
-const FLAG_RECEIPT: u32 = 1;
-/// Bit of `flags`: the row has checks, in the bits of `flags` from [`BODY_CHECK_AT`] and [`HEAD_CHECK_AT`] on.
-const FLAG_CHECKED: u32 = 2;
-/// Bits of `flags` before the checks.
-const FLAGS: u32 = 0xff;
-/// 24 bits of the body's check.
-const BODY_CHECK_AT: u32 = 8;
-const BODY_CHECK: u32 = 0xff_ffff;
-/// 31 bits of the check of all other columns: a column has 63 that are no sign.
-const HEAD_CHECK_AT: u32 = 32;
-const HEAD_CHECK: u32 = 0x7fff_ffff;
-
-/// What the checks of these rows begin with.
-const MESSAGE: Check = Check::of("message");
-const BODY: Check = Check::of("body");
-const ENDED: Check = Check::of("ended");
-
-/// All messages without their bodies, oldest first, for [`get_owed`].
-pub(super) const ALL: &str = "SELECT mid, expires, flags, publisher, receivers, topic_of, octet_length(body), ts, topics \
-                             FROM message ORDER BY mid";
+/// All segments without their bodies, oldest first, for [`get_owed`].
+pub(super) const ALL: &str = "SELECT mid, last, expires, ts, heads, crc FROM segment ORDER BY mid";
+/// All segments, for [`get_whole`].
+pub(super) const ALL_WHOLE: &str = "SELECT mid, last, expires, ts, heads, crc, bodies FROM segment";
 /// All deliveries that ended before their messages, in the order of [`ALL`].
 pub(super) const ALL_ENDED: &str = "SELECT mid, alias, crc FROM ended ORDER BY mid, alias";
 
-/// Rows that one statement saves where many follow on each other: a statement begins, ends and finds its place in the table once.
-const ROWS_AT_ONCE: usize = 16;
-/// Columns of a row.
-const COLUMNS: usize = 9;
-static SAVE: LazyLock<String> = LazyLock::new(|| save_sql(1));
-static SAVE_MANY: LazyLock<String> = LazyLock::new(|| save_sql(ROWS_AT_ONCE));
+/// The segment in which that message lies, if it is stored: segments do not overlap.
+const FIND_WHOLE: &str = "SELECT mid, last, expires, ts, heads, crc, bodies FROM segment WHERE mid <= ?1 ORDER BY mid DESC LIMIT 1";
 
-/// The statements of the hot path, prepared once for a transaction.
+/// What the checks of the rows of `ended` begin with.
+const ENDED: Check = Check::of("ended");
+
+/// A message and who is owed it.
+pub(super) type Saved<'m> = (&'m Message, &'m [Owed]);
+
+/// Writes messages and endings in one transaction.
 pub(super) struct Messages<'c> {
     connection: &'c Connection,
-    save: CachedStatement<'c>,
-    delete: CachedStatement<'c>,
-    delete_ended: CachedStatement<'c>,
-    end: CachedStatement<'c>,
-    any_ended: CachedStatement<'c>,
+    draft: Draft,
     /// Whether there are endings at all, once somebody wanted to know: mostly there are none, and none need deleting.
     has_endings: Option<bool>,
-    receivers: ReceiversText,
 }
 
 impl<'c> Messages<'c> {
-    /// Prepares the statements.
-    pub(super) fn prepare(connection: &'c Connection) -> Result<Messages<'c>> {
-        Ok(Messages {
-            connection,
-            save: connection.prepare_cached(&SAVE)?,
-            delete: connection.prepare_cached("DELETE FROM message WHERE mid BETWEEN ?1 AND ?2")?,
-            delete_ended: connection.prepare_cached("DELETE FROM ended WHERE mid BETWEEN ?1 AND ?2")?,
-            end: connection.prepare_cached("INSERT OR IGNORE INTO ended (mid, alias, crc) VALUES (?1, ?2, ?3)")?,
-            any_ended: connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM ended)")?,
-            has_endings: None,
-            receivers: ReceiversText::default(),
+    pub(super) fn new(connection: &'c Connection) -> Messages<'c> {
+        Messages { connection, draft: Draft::default(), has_endings: None }
+    }
+
+    /// Inserts or replaces messages, in any order: those that are saved together and are neighbours share segments. If it fails for the
+    /// sake of a message, perhaps others are written, and no other is touched.
+    pub(super) fn save(&mut self, mut messages: Vec<Saved<'_>>) -> Result<()> {
+        // The last one of the same number counts.
+        messages.reverse();
+        messages.sort_by_key(|(message, _)| message.mid);
+        messages.dedup_by_key(|(message, _)| message.mid);
+        let mut rest = &messages[..];
+        while !rest.is_empty() {
+            rest = match self.place(rest)? {
+                Place::Free(count) => {
+                    let (free, behind) = rest.split_at(count);
+                    self.insert(free)?;
+                    behind
+                }
+                Place::Within { key, last } => {
+                    let (within, behind) = rest.split_at(rest.partition_point(|(message, _)| message.mid <= last));
+                    self.insert_within(key, within)?;
+                    behind
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// The key of the segment in which that message would lie, and its last message.
+    fn find(&self, message: Mid) -> Result<Option<(Mid, Mid)>> {
+        let mut find = self.connection.prepare_cached("SELECT mid, last FROM segment WHERE mid <= ?1 ORDER BY mid DESC LIMIT 1")?;
+        find.query_row([mid(message)], |row| Ok((get_mid(row, 0)?, get_mid(row, 1)?))).optional()
+    }
+
+    /// Where the first of `messages` belongs, which ascend.
+    fn place(&self, messages: &[Saved<'_>]) -> Result<Place> {
+        let first = messages[0].0.mid;
+        let Some((key, last)) = self.find(messages[messages.len() - 1].0.mid)?.filter(|(_, last)| *last >= first) else {
+            // Mostly all come behind all that is stored.
+            return Ok(Place::Free(messages.len()));
+        };
+        if key <= first {
+            return Ok(Place::Within { key, last });
+        }
+        if let Some((key, last)) = self.find(first)?.filter(|(_, last)| *last >= first) {
+            return Ok(Place::Within { key, last });
+        }
+        let sql = "SELECT mid FROM segment WHERE mid > ?1 ORDER BY mid LIMIT 1";
+        let next = self.connection.prepare_cached(sql)?.query_row([mid(first)], |row| get_mid(row, 0))?;
+        Ok(Place::Free(messages.partition_point(|(message, _)| message.mid < next)))
+    }
+
+    /// Writes messages, which ascend, into segments of their own.
+    fn insert(&mut self, messages: &[Saved<'_>]) -> Result<()> {
+        self.draft.clear();
+        for (message, receivers) in messages {
+            if !self.draft.push(message, receivers)? {
+                self.insert_draft()?;
+                self.draft.push(message, receivers)?;
+            }
+        }
+        if self.draft.is_empty() { Ok(()) } else { self.insert_draft() }
+    }
+
+    fn insert_draft(&mut self) -> Result<()> {
+        let sql = "INSERT INTO segment (mid, last, expires, ts, heads, crc, bodies) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let mut insert = self.connection.prepare_cached(sql)?;
+        self.draft.finish(|segment, bodies| {
+            let (expires, ts) = (number(segment.expires)?, number(segment.ts)?);
+            insert.execute((mid(segment.mid), mid(segment.last), expires, ts, segment.heads, segment.check(), bodies))?;
+            Ok(())
         })
     }
 
-    /// Inserts or replaces a message and who is still owed it.
-    pub(super) fn save(&mut self, message: &Message, receivers: &[Owed]) -> Result<()> {
-        bind(&mut self.save, 0, &mut self.receivers, message, receivers)?;
-        self.save.raw_execute()?;
-        Ok(())
+    /// Writes messages, which ascend, among those of a segment: what waited for acknowledgements is stored after what came later.
+    fn insert_within(&mut self, key: Mid, messages: &[Saved<'_>]) -> Result<()> {
+        // Before anything is changed: nothing may fail for the sake of a message behind that.
+        for (message, receivers) in messages {
+            self.draft.clear();
+            self.draft.push(message, receivers)?;
+            let _ = (number(message.expires)?, number(message.ts)?);
+        }
+        let mut all = self.connection.prepare_cached(FIND_WHOLE)?.query_row([mid(key)], get_whole)?;
+        all.retain(|(stored, _)| messages.binary_search_by_key(&stored.mid, |(message, _)| message.mid).is_err());
+        let stored = all.iter().map(|(message, receivers)| (message, receivers.as_slice()));
+        let mut all: Vec<Saved<'_>> = messages.iter().copied().chain(stored).collect();
+        all.sort_unstable_by_key(|(message, _)| message.mid);
+        self.delete_segment(key)?;
+        self.insert(&all)
     }
 
-    /// Saves messages likewise, in the order given.
-    pub(super) fn save_all(&mut self, rows: &[(&Message, &[Owed])]) -> Result<()> {
-        let (many, rest) = rows.as_chunks::<ROWS_AT_ONCE>();
-        if !many.is_empty() {
-            // Not kept beside the others: a transaction that saves but one message has no use for it.
-            let mut save = self.connection.prepare_cached(&SAVE_MANY)?;
-            for rows in many {
-                for (index, (message, receivers)) in rows.iter().enumerate() {
-                    bind(&mut save, index, &mut self.receivers, message, receivers)?;
-                }
-                save.raw_execute()?;
+    /// Deletes messages and what is known of their deliveries, in any order: one segment after the other. What waited for many who come
+    /// back together ends so. A segment that can't be read stays, for people to look at.
+    pub(super) fn delete(&mut self, mut messages: Vec<Mid>) -> Result<()> {
+        messages.sort_unstable();
+        messages.dedup();
+        self.delete_endings(&messages)?;
+        let mut rest = &messages[..];
+        while let [first, behind @ ..] = rest {
+            let Some((key, last)) = self.find(*first).or_else(nothing_unreadable)?.filter(|(_, last)| last >= first) else {
+                rest = behind;
+                continue;
+            };
+            let (ended, others) = rest.split_at(rest.partition_point(|message| *message <= last));
+            rest = others;
+            if ended.len() as u64 > last.number() - key.number() {
+                // Whatever it holds has ended.
+                self.delete_segment(key)?;
+            } else {
+                self.delete_of(key, ended).or_else(nothing_unreadable)?;
             }
         }
-        for (message, receivers) in rest {
-            self.save(message, receivers)?;
-        }
         Ok(())
     }
 
-    /// Deletes a message and what is known of its deliveries.
-    pub(super) fn delete(&mut self, message: Mid) -> Result<()> {
-        self.delete_range(message, message)
-    }
-
-    /// Deletes messages likewise, in any order: those whose numbers follow on each other at once, and one page of the table after the
-    /// other. What waited for many who come back together ends so.
-    pub(super) fn delete_all(&mut self, mut messages: Vec<Mid>) -> Result<()> {
-        messages.sort_unstable();
-        for range in messages.chunk_by(|one, next| next.number() - one.number() <= 1) {
-            self.delete_range(range[0], range[range.len() - 1])?;
+    /// Deletes those of a segment's messages; both ascend.
+    fn delete_of(&mut self, key: Mid, mut ended: &[Mid]) -> Result<()> {
+        let mut read = self.connection.prepare_cached(FIND_WHOLE)?;
+        let mut rows = read.query([mid(key)])?;
+        let Some(row) = rows.next()? else { return Ok(()) };
+        let segment = get_segment(row)?;
+        let mut left: Vec<Item<'_>> = Vec::new();
+        let mut is_touched = false;
+        for item in segment.items()? {
+            let item = item?;
+            while let [before, behind @ ..] = ended
+                && *before < item.mid
+            {
+                ended = behind;
+            }
+            if ended.first() == Some(&item.mid) {
+                is_touched = true;
+            } else {
+                left.push(item);
+            }
         }
-        Ok(())
+        if left.is_empty() {
+            return self.delete_segment(segment.mid);
+        }
+        if !is_touched {
+            return Ok(());
+        }
+        let bodies = get_text(row, BODIES)?;
+        self.draft.begin(&segment);
+        for item in &left {
+            self.draft.keep(item, bodies)?;
+        }
+        let mut write = self.connection.prepare_cached("UPDATE segment SET last = ?2, heads = ?3, crc = ?4, bodies = ?5 WHERE mid = ?1")?;
+        self.draft.finish(|kept, bodies| write.execute((mid(kept.mid), mid(kept.last), kept.heads, kept.check(), bodies)).map(drop))
     }
 
-    fn delete_range(&mut self, first: Mid, last: Mid) -> Result<()> {
-        let range = (mid(first), mid(last));
+    fn delete_segment(&self, key: Mid) -> Result<()> {
+        self.connection.prepare_cached("DELETE FROM segment WHERE mid = ?1")?.execute([mid(key)]).map(drop)
+    }
+
+    /// Deletes what is known of these messages' deliveries; they must ascend.
+    pub(super) fn delete_endings(&mut self, messages: &[Mid]) -> Result<()> {
         let has_endings = match self.has_endings {
             Some(known) => known,
-            None => *self.has_endings.insert(self.any_ended.query_row((), |row| row.get(0))?),
+            None => *self
+                .has_endings
+                .insert(self.connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM ended)")?.query_row((), |row| row.get(0))?),
         };
-        if has_endings {
-            self.delete_ended.execute(range)?;
+        if !has_endings {
+            return Ok(());
         }
-        self.delete.execute(range)?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM ended WHERE mid BETWEEN ?1 AND ?2")?;
+        for range in messages.chunk_by(|one, next| next.number() - one.number() <= 1) {
+            delete.execute((mid(range[0]), mid(range[range.len() - 1])))?;
+        }
         Ok(())
     }
 
     /// Notes that one of several deliveries has ended.
     pub(super) fn end(&mut self, message: Mid, alias: AliasId) -> Result<()> {
-        self.end.execute((mid(message), number(alias.0)?, ended_check(message, alias).end()))?;
+        let mut end = self.connection.prepare_cached("INSERT OR IGNORE INTO ended (mid, alias, crc) VALUES (?1, ?2, ?3)")?;
+        end.execute((mid(message), number(alias.0)?, ended_check(message, alias).end()))?;
         self.has_endings = Some(true);
         Ok(())
     }
 }
 
-/// The statement that saves so many messages.
-fn save_sql(rows: usize) -> String {
-    let marks = ["?"; COLUMNS].join(", ");
-    let rows = vec![format!("({marks})"); rows].join(", ");
-    format!("INSERT OR REPLACE INTO message (mid, expires, ts, flags, publisher, topics, receivers, topic_of, body) VALUES {rows}")
+/// Where a message belongs that is to be stored.
+enum Place {
+    /// So many of those asked for, the first ones, lie between the same two segments.
+    Free(usize),
+    /// In the segment of that key, whose last message that is.
+    Within { key: Mid, last: Mid },
 }
 
-/// Gives a statement of [`save_sql`] the row with that index.
-fn bind(to: &mut Statement<'_>, index: usize, text: &mut ReceiversText, message: &Message, receivers: &[Owed]) -> Result<()> {
-    text.write(receivers)?;
-    let topics = topics_text(&message.topics);
-    let head = Head {
-        mid: message.mid,
-        expires: message.expires,
-        ts: message.ts,
-        flags: FLAG_CHECKED | if message.receipt { FLAG_RECEIPT } else { 0 },
-        publisher: message.publisher.as_ref().map(Alias::as_str),
-        topics: topics.as_deref(),
-        receivers: &text.ids,
-        topic_of: text.topic_of(),
-        body_bytes: message.body.len() as u64,
-    };
-    let first = index * COLUMNS + 1;
-    to.raw_bind_parameter(first, mid(head.mid))?;
-    to.raw_bind_parameter(first + 1, number(head.expires)?)?;
-    to.raw_bind_parameter(first + 2, number(head.ts)?)?;
-    to.raw_bind_parameter(first + 3, head.sealed(body_check(&message.body)))?;
-    to.raw_bind_parameter(first + 4, head.publisher)?;
-    to.raw_bind_parameter(first + 5, head.topics)?;
-    to.raw_bind_parameter(first + 6, head.receivers)?;
-    to.raw_bind_parameter(first + 7, head.topic_of)?;
-    to.raw_bind_parameter(first + 8, message.body.as_ref())
-}
-
-/// Deletes the endings of deliveries whose message is gone; returns how many there were.
-pub(super) fn delete_orphans(connection: &Connection) -> Result<usize> {
-    let sql = "DELETE FROM ended WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.mid = ended.mid)";
-    connection.execute(sql, ())
+/// What can't be read for its own sake is left as it is: whoever reads it, or the next start, says so.
+fn nothing_unreadable<T: Default>(error: rusqlite::Error) -> Result<T> {
+    if cause(&error) == Cause::Value { Ok(T::default()) } else { Err(error) }
 }
 
 /// A message as the start needs it.
@@ -189,34 +249,27 @@ pub(super) struct OwedMessage {
     pub(super) receipt: bool,
     /// The publisher's alias.
     pub(super) publisher: Option<Alias>,
-    /// To whom it was owed when its row was written.
+    /// To whom it was owed when it was stored.
     pub(super) receivers: Vec<Owed>,
 }
 
-/// Reads a row of [`ALL`].
-pub(super) fn get_owed(row: &Row<'_>) -> Result<OwedMessage> {
-    let sealed: i64 = row.get(2)?;
-    let head = Head {
-        mid: get_mid(row, 0)?,
-        expires: get_number(row, 1)?,
-        ts: get_number(row, 7)?,
-        flags: flags(sealed),
-        publisher: get_text_or_null(row, 3)?,
-        topics: get_text_or_null(row, 8)?,
-        receivers: get_text(row, 4)?,
-        topic_of: get_text_or_null(row, 5)?,
-        body_bytes: get_number(row, 6)?,
-    };
-    head.verify(sealed)?;
-    Ok(OwedMessage {
-        mid: head.mid,
-        expires: head.expires,
-        ts: head.ts,
-        bytes: row.get(6)?,
-        receipt: head.flags & FLAG_RECEIPT != 0,
-        publisher: head.publisher.map(|name| as_alias(name, 3)).transpose()?,
-        receivers: get_receivers(row, 4, 5)?,
-    })
+/// Hands the messages in a row of [`ALL`] to `take`.
+pub(super) fn each_owed(row: &Row<'_>, take: &mut dyn FnMut(OwedMessage) -> Result<()>) -> Result<()> {
+    let segment = get_segment(row)?;
+    for item in segment.items()? {
+        let item = item?;
+        let head = segment.head(&item)?;
+        take(OwedMessage {
+            mid: item.mid,
+            expires: head.expires,
+            ts: head.ts,
+            bytes: u32::try_from(item.body.len()).unwrap_or(u32::MAX),
+            receipt: head.receipt,
+            publisher: head.publisher()?,
+            receivers: head.receivers()?,
+        })?;
+    }
+    Ok(())
 }
 
 /// Reads a row of [`ALL_ENDED`].
@@ -226,109 +279,161 @@ pub(super) fn get_ended(row: &Row<'_>) -> Result<(Mid, AliasId)> {
     Ok((message, alias))
 }
 
-/// All messages whole, for [`get_whole`].
-pub(super) const ALL_WHOLE: &str = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body, mid FROM message";
-
-/// Reads a row of [`ALL_WHOLE`], and who was owed it.
-pub(super) fn get_whole(row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
-    Ok((get(get_mid(row, 8)?, row)?, get_receivers(row, 5, 6)?))
+/// Reads a row of [`ALL_WHOLE`]: its messages, and who was owed each.
+pub(super) fn get_whole(row: &Row<'_>) -> Result<Vec<(Message, Vec<Owed>)>> {
+    let (segment, bodies) = (get_segment(row)?, get_text(row, BODIES)?);
+    let whole = |item: Result<Item<'_>>| {
+        let item = item?;
+        Ok((segment.message(&item, bodies)?, segment.head(&item)?.receivers()?))
+    };
+    segment.items()?.map(whole).collect()
 }
 
-/// Reads messages whole, those whose numbers follow on each other at once. `mids` must ascend, and so do the messages. What has no row is
-/// left out, and so is what can't be read.
-pub(super) fn read(connection: &Connection, mids: &[Mid], findings: &Findings) -> Result<Vec<Arc<Message>>> {
-    let sql = "SELECT expires, ts, flags, publisher, topics, receivers, topic_of, body, mid FROM message WHERE mid BETWEEN ?1 AND ?2 \
-               ORDER BY mid";
-    let mut statement = connection.prepare_cached(sql)?;
+/// Reads messages whole, out of `recent` where it has them. `mids` must ascend, and so do the messages. What is not stored is left out, and
+/// so is what can't be read.
+pub(super) fn read(connection: &Connection, mids: &[Mid], recent: &mut Recent, findings: &Findings) -> Result<Vec<Arc<Message>>> {
+    let mut find = connection.prepare_cached(FIND_WHOLE)?;
     let mut messages = Vec::with_capacity(mids.len());
-    for range in mids.chunk_by(|one, next| next.number() == one.number() + 1) {
-        let mut rows = statement.query((mid(range[0]), mid(range[range.len() - 1])))?;
-        while let Some(row) = rows.next()? {
-            let number = get_mid(row, 8)?;
-            messages.extend(findings.readable("message", number, get(number, row))?.map(Arc::new));
+    let mut segment: Option<Arc<Whole>> = None;
+    for number in mids {
+        let in_segment = |segment: &Arc<Whole>| segment.message(*number);
+        let mut found = segment.as_ref().and_then(in_segment);
+        if found.is_none() {
+            segment = recent.find(*number);
+            found = segment.as_ref().and_then(in_segment);
+        }
+        if found.is_none() {
+            let read = find.query_row([mid(*number)], |row| Whole::new(&get_segment(row)?, get_text(row, BODIES)?));
+            segment = findings.readable("segment", format_args!("with message {number}"), read.optional())?.flatten().map(Arc::new);
+            found = segment.as_ref().and_then(in_segment);
+            if let Some(segment) = segment.as_ref().filter(|_| found.is_some()) {
+                recent.add(segment);
+            }
+        }
+        if let Some(message) = found {
+            messages.extend(findings.readable("segment, message", number, message)?.map(Arc::new));
         }
     }
     Ok(messages)
 }
 
-fn get(mid: Mid, row: &Row<'_>) -> Result<Message> {
-    let sealed: i64 = row.get(2)?;
-    let body = get_text(row, 7)?;
-    let head = Head {
-        mid,
-        expires: get_number(row, 0)?,
-        ts: get_number(row, 1)?,
-        flags: flags(sealed),
-        publisher: get_text_or_null(row, 3)?,
-        topics: get_text_or_null(row, 4)?,
-        receivers: get_text(row, 5)?,
-        topic_of: get_text_or_null(row, 6)?,
-        body_bytes: body.len() as u64,
+/// The column of the bodies in a row that is read whole.
+const BODIES: usize = 6;
+
+/// Reads a row of [`ALL`] or [`ALL_WHOLE`] but for the bodies.
+fn get_segment<'r>(row: &'r Row<'_>) -> Result<Segment<'r>> {
+    let segment = Segment {
+        mid: get_mid(row, 0)?,
+        last: get_mid(row, 1)?,
+        expires: get_number(row, 2)?,
+        ts: get_number(row, 3)?,
+        heads: get_text(row, 4)?,
     };
-    head.verify(sealed)?;
-    if head.flags & FLAG_CHECKED != 0 && written_body_check(sealed) != body_check(body) {
-        return Err(altered(7));
-    }
-    Ok(Message {
-        mid,
-        expires: head.expires,
-        ts: head.ts,
-        receipt: head.flags & FLAG_RECEIPT != 0,
-        publisher: head.publisher.map(|name| as_alias(name, 3)).transpose()?,
-        topics: head.topics.map_or(Ok(Box::default()), |names| as_topics(names, 4))?,
-        body: body.into(),
-    })
-}
-
-/// All of a row but the body itself, as its check goes over it.
-struct Head<'r> {
-    mid: Mid,
-    expires: u64,
-    ts: u64,
-    flags: u32,
-    publisher: Option<&'r str>,
-    topics: Option<&'r str>,
-    receivers: &'r str,
-    topic_of: Option<&'r str>,
-    body_bytes: u64,
-}
-
-impl Head<'_> {
-    fn check(&self, body_check: u32) -> u32 {
-        let check = MESSAGE.number(self.mid.number()).number(self.expires).number(self.ts);
-        let check = check.number(u64::from(self.flags) | u64::from(body_check) << BODY_CHECK_AT | self.body_bytes << 32);
-        let check = check.text_or_null(self.publisher).text_or_null(self.topics).text(self.receivers);
-        check.text_or_null(self.topic_of).end() & HEAD_CHECK
-    }
-
-    /// The column `flags`: with both checks.
-    fn sealed(&self, body_check: u32) -> i64 {
-        i64::from(self.flags) | i64::from(body_check) << BODY_CHECK_AT | i64::from(self.check(body_check)) << HEAD_CHECK_AT
-    }
-
-    /// Holds the row against the column `flags`. A row of an older version has no checks, and nothing stands in their place.
-    fn verify(&self, sealed: i64) -> Result<()> {
-        let is_whole = if self.flags & FLAG_CHECKED == 0 {
-            sealed == i64::from(self.flags)
-        } else {
-            sealed == self.sealed(written_body_check(sealed))
-        };
-        if is_whole { Ok(()) } else { Err(altered(2)) }
-    }
-}
-
-fn flags(sealed: i64) -> u32 {
-    sealed as u32 & FLAGS
-}
-
-fn written_body_check(sealed: i64) -> u32 {
-    (sealed >> BODY_CHECK_AT) as u32 & BODY_CHECK
-}
-
-fn body_check(body: &str) -> u32 {
-    BODY.text(body).end() & BODY_CHECK
+    segment.verify(row.get(5)?)?;
+    Ok(segment)
 }
 
 fn ended_check(message: Mid, alias: AliasId) -> Check {
     ENDED.number(message.number()).number(alias.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::seeded::Seeded;
+    use crate::store::samples::{Scratch, message};
+
+    /// The messages of a database, in the order of its segments.
+    fn all(connection: &Connection) -> Vec<(Message, Vec<Owed>)> {
+        let mut statement = connection.prepare(&format!("{ALL_WHOLE} ORDER BY mid")).unwrap();
+        let segments: Vec<_> = statement.query_map((), get_whole).unwrap().map(Result::unwrap).collect();
+        segments.concat()
+    }
+
+    fn owed(alias: u64) -> Vec<Owed> {
+        vec![Owed { alias: AliasId(alias), topic: None }]
+    }
+
+    /// Whatever is saved and deleted in whatever order, against a map; all are found by their numbers, and segments don't overlap.
+    #[test]
+    fn messages_are_where_they_were_saved_until_they_are_deleted() {
+        for seed in 0..20 {
+            let mut seeded = Seeded(seed);
+            let scratch = Scratch::new();
+            scratch.open().unwrap().close();
+            let connection = scratch.shell();
+            let mut messages = Messages::new(&connection);
+            let mut model: BTreeMap<Mid, (Message, Vec<Owed>)> = BTreeMap::new();
+            let mut recent = Recent::default();
+            // Few numbers, so that they meet; bodies of which some fill a segment.
+            let below = *seeded.pick(&[20, 100, 1_000]);
+            for step in 0..30 {
+                let some: Vec<u64> = (0..seeded.below(40)).map(|_| 1 + seeded.below(below) as u64).collect();
+                if seeded.below(3) > 0 {
+                    let saved: Vec<_> = some
+                        .iter()
+                        .map(|mid| (message(*mid, &format!("\"{}\"", "x".repeat(seeded.below(700)))), owed(1 + mid + step)))
+                        .collect();
+                    messages.save(saved.iter().map(|(message, receivers)| (message, receivers.as_slice())).collect()).unwrap();
+                    // What a number stands for never changes, but here.
+                    recent.clear();
+                    model.extend(saved.into_iter().map(|one| (one.0.mid, one)));
+                } else {
+                    // Also whole stretches, as those who come back end them.
+                    let stretch = (0..seeded.below(60)).map(|n| n as u64 + some.first().unwrap_or(&1));
+                    let deleted: Vec<Mid> = some.iter().copied().chain(stretch).map(Mid::new).collect();
+                    messages.delete(deleted.clone()).unwrap();
+                    model.retain(|mid, _| !deleted.contains(mid));
+                }
+                let expected: Vec<_> = model.values().cloned().collect();
+                assert!(all(&connection) == expected, "seed {seed}, step {step}");
+                let every: Vec<Mid> = (1..=below as u64 + 100).map(Mid::new).collect();
+                let read = read(&connection, &every, &mut recent, &Findings::default()).unwrap();
+                let read: Vec<Mid> = read.iter().map(|message| message.mid).filter(|mid| model.contains_key(mid)).collect();
+                assert!(read.iter().eq(model.keys()), "seed {seed}, step {step}");
+            }
+            let overlaps = "SELECT count(*) FROM segment a JOIN segment b ON a.mid < b.mid AND a.last >= b.mid";
+            assert_eq!(connection.query_row(overlaps, (), |row| row.get::<_, u32>(0)).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn messages_saved_together_share_segments() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        let connection = scratch.shell();
+        let saved: Vec<_> = (1..=1_000).map(|mid| (message(mid, "\"a body as doors send it\""), owed(mid))).collect();
+        let mut messages = Messages::new(&connection);
+        messages.save(saved.iter().map(|(message, receivers)| (message, receivers.as_slice())).collect()).unwrap();
+        let count = |sql: &str| connection.query_row(sql, (), |row| row.get::<_, u32>(0)).unwrap();
+        let segments = count("SELECT count(*) FROM segment");
+        assert!((10..50).contains(&segments), "{segments}");
+        // Each in its page: no overflow pages, and none that is shared by three.
+        let pages = count("SELECT count(*) FROM dbstat WHERE name = 'segment' AND pagetype <> 'internal'");
+        assert!((segments / 2..=segments + 1).contains(&pages), "{pages} pages for {segments} segments");
+    }
+
+    #[test]
+    fn a_segment_that_cant_be_read_stays_and_harms_no_other() {
+        let scratch = Scratch::new();
+        scratch.open().unwrap().close();
+        let connection = scratch.shell();
+        let mut messages = Messages::new(&connection);
+        for mids in [[1, 2, 3], [11, 12, 13], [21, 22, 23]] {
+            let saved = mids.map(|mid| (message(mid, "1"), owed(mid)));
+            messages.save(saved.iter().map(|(message, receivers)| (message, receivers.as_slice())).collect()).unwrap();
+        }
+        connection.execute_batch("UPDATE segment SET heads = replace(heads, 'm_2', 'm_3') WHERE mid = 11").unwrap();
+        messages.delete([2, 12, 22].map(Mid::new).to_vec()).unwrap();
+        let findings = Findings::default();
+        let every: Vec<Mid> = (1..30).map(Mid::new).collect();
+        let read = read(&connection, &every, &mut Recent::default(), &findings).unwrap();
+        assert_eq!(read.iter().map(|message| message.mid.number()).collect::<Vec<_>>(), [1, 3, 21, 23]);
+        assert!(!findings.list().is_empty());
+        let (late, receivers) = (message(12, "1"), owed(1));
+        let error = messages.save(vec![(&late, &receivers)]).unwrap_err();
+        assert_eq!(cause(&error), Cause::Value, "it is refused, and others are not: {error}");
+    }
 }

@@ -7,17 +7,21 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::store::columns::damaged;
 use crate::store::fault::Fault;
+use crate::store::rows;
 
 /// The steps in order: step n leads to version n. Never edited after a release.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("../../migrations/0001_init.sql"),
     include_str!("../../migrations/0002_clock.sql"),
     include_str!("../../migrations/0003_checks.sql"),
+    include_str!("../../migrations/0004_segments.sql"),
 ];
 
 /// The version that this program reads and writes.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
 
+/// From this version on messages lie in segments: its step moves them, which SQL alone can't.
+pub(super) const SEGMENTS_FROM: u32 = 4;
 /// From this version on the number stands in the file twice: `user_version`, and `application_id` as [`APPLICATION`] plus the number.
 /// A newer Porter keeps to that, so that a flipped bit is told from a newer version.
 const TWICE_FROM: u32 = 3;
@@ -52,6 +56,9 @@ pub(super) fn migrate(connection: &Connection, path: &Path, version: u32) -> Res
 fn apply(connection: &Connection, step: &str, number: u32) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     transaction.execute_batch(step)?;
+    if number == SEGMENTS_FROM {
+        rows::into_segments(&transaction)?;
+    }
     transaction.pragma_update(None, "user_version", number)?;
     if number >= TWICE_FROM {
         transaction.pragma_update(None, "application_id", APPLICATION + number)?;
@@ -153,6 +160,40 @@ mod tests {
         database.close();
         let database = scratch.open().unwrap();
         assert!(database.findings().list().is_empty());
+    }
+
+    /// Of a database as version 3 left it only the rows that are whole are moved; the others stay for people to look at.
+    #[test]
+    fn messages_move_into_segments_and_damaged_rows_stay() {
+        for damaged in [0, 1, 3] {
+            let connection = Connection::open_in_memory().unwrap();
+            for (step, number) in STEPS[..3].iter().zip(1..) {
+                apply(&connection, step, number).unwrap();
+            }
+            let insert = "INSERT INTO message (mid, expires, ts, flags, publisher, topics, receivers, topic_of, body)
+                 VALUES (?1, 9000, 7, 1, 'p', '[\"news\"]', '[1,1]', '0', '\"x\"')";
+            for mid in 1..=2_500 {
+                connection.execute(insert, [mid]).unwrap();
+            }
+            // Rows with checks, of which these don't fit.
+            connection.execute("UPDATE message SET flags = 3 | (7 << 8) WHERE mid BETWEEN 1000 AND 999 + ?1", [damaged]).unwrap();
+            migrate(&connection, Path::new(""), 3).unwrap();
+            let count = |sql: &str| connection.query_row(sql, (), |row| row.get::<_, u32>(0)).unwrap();
+            assert_eq!(count("SELECT sum(json_array_length(heads)) FROM segment"), 2_500 - damaged);
+            assert_eq!(connection.table_exists(None, "message").unwrap(), damaged > 0);
+            if damaged > 0 {
+                assert_eq!(count("SELECT count(*) FROM message WHERE mid BETWEEN 1000 AND 1010"), damaged);
+                assert_eq!(count("SELECT count(*) FROM message"), damaged);
+            }
+            let (mid, body, publisher) = ("SELECT count(DISTINCT mid)", "SELECT min(body)", "SELECT max(publisher)");
+            connection
+                .execute_batch("INSERT INTO alias (id, name, first_seen, last_seen, last_seen_service) VALUES (1, 'a', 1, 1, 1)")
+                .unwrap();
+            let of_view = |what| connection.query_row(&format!("{what} FROM waiting"), (), |row| row.get::<_, rusqlite::types::Value>(0));
+            assert_eq!(of_view(mid).unwrap(), rusqlite::types::Value::Integer(i64::from(2_500 - damaged)));
+            assert_eq!(of_view(body).unwrap(), rusqlite::types::Value::Text("\"x\"".into()));
+            assert_eq!(of_view(publisher).unwrap(), rusqlite::types::Value::Text("p".into()));
+        }
     }
 
     #[test]

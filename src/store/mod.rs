@@ -27,11 +27,14 @@ pub mod mids;
 mod migrate;
 mod opening;
 mod reader;
+mod recent;
 mod reports;
 mod reserve;
 pub mod restore;
+mod rows;
 #[cfg(test)]
 mod samples;
+mod segment;
 mod transaction;
 pub mod verify;
 mod wal;

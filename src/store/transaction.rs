@@ -90,22 +90,25 @@ pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
         return Ok(());
     }
     let transaction = Begun::new(connection)?;
-    let mut messages = Messages::prepare(connection)?;
+    Messages::new(connection).delete(mids.to_vec())?;
     for mid in mids {
-        messages.delete(*mid)?;
         keys::forget(connection, *mid)?;
     }
-    drop(messages);
     transaction.commit()
 }
 
 fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, kept: &mut Kept) -> Result<()> {
     let transaction = Begun::new(connection)?;
-    let mut messages = Messages::prepare(connection)?;
+    let mut messages = Messages::new(connection);
+    // Together, so that they share segments, and before what may be about them.
+    let mut saves = Vec::new();
     for run in changes.chunk_by(is_alike) {
         match run {
-            [Change::SaveMessage { .. }, _, ..] => messages.save_all(&run.iter().filter_map(saved).collect::<Vec<_>>())?,
-            [Change::DeleteMessage(_), _, ..] => messages.delete_all(run.iter().filter_map(deleted).collect())?,
+            [Change::SaveMessage { .. }, ..] => saves.extend(run.iter().filter_map(saved)),
+            [Change::DeleteMessage(_), ..] => {
+                messages.save(std::mem::take(&mut saves))?;
+                messages.delete(run.iter().filter_map(deleted).collect())?;
+            }
             changes => {
                 for change in changes {
                     apply(connection, &mut messages, change, batch.stamp.service, &mut kept.doors)?;
@@ -113,7 +116,7 @@ fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_b
             }
         }
     }
-    drop(messages);
+    messages.save(saves)?;
     kept.doors.keep(connection)?;
     kept.counters.save(connection, batch, mid_block)?;
     transaction.commit()
@@ -122,9 +125,9 @@ fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_b
 fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &mut Kept) -> Result<Vec<usize>> {
     let mut refused = Vec::new();
     let transaction = Begun::new(connection)?;
-    let mut messages = Messages::prepare(connection)?;
+    let mut messages = Messages::new(connection);
     for (index, change) in batch.changes.iter().enumerate() {
-        // No savepoint: a statement that fails leaves nothing behind, and no change has one that can fail after another.
+        // No savepoint: a statement that fails for the sake of its values leaves nothing behind, and no change has such a one after another.
         match apply(connection, &mut messages, change, batch.stamp.service, &mut kept.doors) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);
@@ -133,7 +136,6 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &m
             other => other?,
         }
     }
-    drop(messages);
     kept.doors.keep(connection)?;
     kept.counters.save(connection, batch, mid_block)?;
     transaction.commit()?;
@@ -158,8 +160,8 @@ fn deleted(change: &Change) -> Option<Mid> {
 /// `service`: the service time of the batch, ms.
 fn apply(connection: &Connection, messages: &mut Messages<'_>, change: &Change, service: u64, doors: &mut Bound) -> Result<()> {
     match change {
-        Change::SaveMessage { message, receivers } => messages.save(message, receivers),
-        Change::DeleteMessage(mid) => messages.delete(*mid),
+        Change::SaveMessage { message, receivers } => messages.save(vec![(message, receivers)]),
+        Change::DeleteMessage(mid) => messages.delete(vec![*mid]),
         Change::EndDelivery { mid, alias } => messages.end(*mid, *alias),
         Change::SaveAlias(alias) => aliases::save(connection, alias),
         Change::ForgetAlias(alias) => aliases::forget(connection, *alias),
@@ -183,6 +185,7 @@ mod tests {
     use crate::hub::storage::{DeliveryState, Outcome, ReportLine};
     use crate::names::{Alias, Topic};
     use crate::seeded::Seeded;
+    use crate::store::messages;
     use crate::store::samples::{Scratch, alias, batch, committed, key, load, message, owed, save};
 
     /// Any change, on a few aliases and messages, so that they meet.
@@ -231,14 +234,13 @@ mod tests {
                 assert_eq!(write(&together, &batch, 1, &mut kept[0]).unwrap(), Vec::<usize>::new());
                 assert_eq!(write_by_row(&one_by_one, &batch, 1, &mut kept[1]).unwrap(), Vec::<usize>::new());
             }
-            let rows = |connection: &Connection| {
-                let sql = "SELECT concat_ws('|', mid, expires, ts, flags, ifnull(publisher, '-'), ifnull(topics, '-'), receivers, \
-                           ifnull(topic_of, '-'), body) FROM message ORDER BY mid";
-                let mut statement = connection.prepare(sql).unwrap();
-                statement.query_map((), |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+            let all = |connection: &Connection| {
+                let mut statement = connection.prepare(messages::ALL_WHOLE).unwrap();
+                let segments: Vec<_> = statement.query_map((), messages::get_whole).unwrap().map(Result::unwrap).collect();
+                segments.concat()
             };
-            assert_eq!(rows(&together).len() as u64, count + count.min(3));
-            assert_eq!(rows(&together), rows(&one_by_one), "{count} messages");
+            assert_eq!(all(&together).len() as u64, count + count.min(3));
+            assert_eq!(all(&together), all(&one_by_one), "{count} messages");
         }
     }
 

@@ -13,8 +13,16 @@ use crate::store::connection::open_reader;
 use crate::store::fault::Fault;
 use crate::store::{aliases, door_log, keys, messages, meta, migrate, reports};
 
-/// The tables that a database of any version has: a file without them is not Porter's.
-const TABLES: [&str; 8] = ["alias", "door_log", "ended", "message", "meta", "opts_id", "report", "subscription"];
+/// The tables that a database of any version has, beside that of its messages: a file without them is not Porter's.
+const TABLES: [&str; 7] = ["alias", "door_log", "ended", "meta", "opts_id", "report", "subscription"];
+/// That of its messages, before [`migrate::SEGMENTS_FROM`] and since.
+const MESSAGES: [&str; 2] = ["message", "segment"];
+/// How many messages and deliveries there are. A row that can't be read is left out at the start, so it is here.
+const COUNT: &str = "SELECT coalesce(sum(messages), 0), coalesce(sum(deliveries), 0) FROM \
+                     (SELECT json_array_length(heads) AS messages, \
+                             (SELECT sum(json_array_length(value, '$[6]')) FROM json_each(heads)) AS deliveries \
+                      FROM segment WHERE json_valid(heads))";
+const COUNT_ROWS: &str = "SELECT count(*), coalesce(sum(json_array_length(receivers)), 0) FROM message WHERE json_valid(receivers)";
 /// Contradictions of a damaged database that are told, the first ones: more say nothing more.
 const CONTRADICTIONS_MAX: u32 = 3;
 
@@ -106,7 +114,9 @@ fn unreadable<T>(connection: &Connection, sql: &str, get: fn(&Row<'_>) -> Result
 
 /// Whether the database has Porter's tables and its counters.
 pub(super) fn is_porters(connection: &Connection) -> Result<bool> {
-    for table in TABLES {
+    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let messages = MESSAGES[usize::from(version >= migrate::SEGMENTS_FROM)];
+    for table in TABLES.into_iter().chain([messages]) {
         if !connection.table_exists(None, table)? {
             return Ok(false);
         }
@@ -124,14 +134,13 @@ pub(super) fn contradictions(connection: &Connection) -> Result<Vec<String>> {
 /// What the database holds, all read from the same state of it.
 pub(super) fn contents(connection: &Connection) -> Result<Contents> {
     let transaction = connection.unchecked_transaction()?;
-    // A row that can't be read is left out at the start, so it is here.
     let sql = "SELECT service, wall, mid_block, (SELECT count(*) FROM alias), (SELECT count(*) FROM subscription), \
-               (SELECT count(*) FROM message), \
-               (SELECT coalesce(sum(json_array_length(receivers)), 0) FROM message WHERE json_valid(receivers)), \
-               (SELECT count(*) FROM ended WHERE mid IN (SELECT mid FROM message)), (SELECT count(*) FROM door_log), \
+               (SELECT count(*) FROM ended), (SELECT count(*) FROM door_log), \
                (SELECT page_size * (page_count - freelist_count) FROM pragma_page_size, pragma_page_count, pragma_freelist_count) \
                FROM meta";
     let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let count = if version < migrate::SEGMENTS_FROM { COUNT_ROWS } else { COUNT };
+    let (messages, deliveries) = transaction.query_row(count, (), |row| Ok((get_number(row, 0)?, get_number(row, 1)?)))?;
     let contents = transaction.query_row(sql, (), |row| {
         Ok(Contents {
             version,
@@ -140,11 +149,11 @@ pub(super) fn contents(connection: &Connection) -> Result<Contents> {
             mid_block: get_number(row, 2)?,
             aliases: get_number(row, 3)?,
             subscriptions: get_number(row, 4)?,
-            messages: get_number(row, 5)?,
-            deliveries: get_number(row, 6)?.saturating_sub(get_number(row, 7)?),
-            door_log: get_number(row, 8)?,
+            messages,
+            deliveries: deliveries.saturating_sub(get_number(row, 5)?),
+            door_log: get_number(row, 6)?,
             damaged_rows: 0,
-            bytes: get_number(row, 9)?,
+            bytes: get_number(row, 7)?,
         })
     })?;
     transaction.finish()?;
@@ -207,7 +216,7 @@ mod tests {
         let scratch = Scratch::new();
         filled(&scratch);
         for (damaged, sql) in [
-            "UPDATE message SET body = '3' WHERE body = '2'",
+            "UPDATE segment SET bodies = replace(bodies, '2', '3')",
             "UPDATE alias SET last_seen = last_seen + 1 WHERE id = 1",
             "UPDATE ended SET crc = crc + 1",
         ]

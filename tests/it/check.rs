@@ -217,7 +217,7 @@ const FAULTS: &[Fault] = &[
         mends: true,
     },
     Fault {
-        plant: |s| s.sql("UPDATE message SET body = '2'"),
+        plant: |s| s.sql("UPDATE segment SET bodies = replace(bodies, '1', '2')"),
         grade: "wrong",
         what: "database",
         text: "1 rows of porter.db are not as they were written",
@@ -239,7 +239,7 @@ const FAULTS: &[Fault] = &[
         text: "has version 99",
         mends: false,
     },
-    Fault { plant: |s| s.sql("DROP TABLE message"), grade: "wrong", what: "database", text: "tables of a porter database", mends: true },
+    Fault { plant: |s| s.sql("DROP TABLE segment"), grade: "wrong", what: "database", text: "tables of a porter database", mends: true },
     Fault {
         plant: |s| s.sql("UPDATE meta SET newest_wall = 4000000000000, crc = NULL"),
         grade: "wrong",

@@ -52,7 +52,7 @@ fn an_ending_is_written_unless_the_others_of_its_message_follow_soon() {
     // Of the other message nobody is left: its row goes, and so does what waits to be said of it.
     scene.send(a, [ack(&[2])]);
     scene.commit();
-    assert_eq!(scene.send(b, [ack(&[2])]), ["ready 1", "commit delete 2; report 2 b acknowledged"]);
+    assert_eq!(scene.send(b, [ack(&[2])]), ["ready 1", "commit report 2 b acknowledged; delete 2"]);
     assert_eq!(scene.commit(), NONE);
     assert_eq!(scene.ms(2_000), ["commit end 1 a2"]);
     assert_eq!(scene.commit(), NONE);
@@ -83,6 +83,84 @@ fn an_alias_is_forgotten_behind_its_endings() {
     assert_eq!(scene.ms(1_100), ["commit end 1 a1; forget a1"]);
 }
 
+/// The deletions that a commit of the store begins with.
+fn deleted(effects: &[String]) -> Vec<String> {
+    let commits = effects.iter().filter_map(|effect| effect.strip_prefix("commit "));
+    commits.flat_map(|changes| changes.split("; ").filter(|change| change.starts_with("delete "))).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_crowd_of_deletions_waits_for_those_of_its_neighbours_and_a_few_do_not() {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    for _ in 0..700 {
+        scene.send(publisher, [to(&["a"]).frame()]);
+    }
+    scene.settle();
+    let a = scene.session("a");
+    scene.settle();
+    // Few at once.
+    let few: Vec<u64> = (1..=256).collect();
+    assert_eq!(deleted(&scene.send(a, [ack(&few)])).len(), 256);
+    scene.settle();
+    // A crowd, in two parts and out of order.
+    let crowd: Vec<u64> = (301..=600).collect();
+    assert_eq!(deleted(&scene.send(a, [ack(&crowd)])).len(), 0);
+    assert_eq!(scene.ms(99), NONE);
+    assert_eq!(deleted(&scene.send(a, [ack(&[257, 300])])).len(), 0);
+    let expected: Vec<String> = [257].into_iter().chain(300..=600).map(|mid| format!("delete {mid}")).collect();
+    assert_eq!(deleted(&scene.ms(1)), expected);
+    scene.settle();
+    // The others are few again.
+    let rest: Vec<u64> = (258..=299).chain(601..=699).collect();
+    scene.send(a, [ack(&rest)]);
+    scene.settle();
+    assert_eq!((scene.hub.load().messages, scene.model.messages.len()), (1, 1));
+    scene.send(a, [ack(&[700])]);
+    scene.settle();
+    assert!(scene.model.messages.is_empty());
+}
+
+#[test]
+fn what_waits_for_the_crowd_is_written_for_a_barrier_at_the_end_and_before_its_alias_is_forgotten() {
+    for how in ["barrier", "end", "forgotten"] {
+        let mut scene = Scene::new();
+        let publisher = scene.open();
+        for _ in 0..300 {
+            scene.send(publisher, [to(&["a"]).frame()]);
+        }
+        scene.settle();
+        let a = scene.session("a");
+        scene.settle();
+        let all: Vec<u64> = (1..=300).collect();
+        assert_eq!(scene.send(a, [ack(&all)]), ["ready 1"]);
+        assert!(!scene.hub.is_settled());
+        let effects = match how {
+            "barrier" => {
+                let count = scene.hub.queued_changes();
+                let effects = scene.ms(1);
+                assert!(!scene.hub.has_committed(count));
+                scene.settle();
+                assert!(scene.hub.has_committed(count));
+                effects
+            }
+            "end" => {
+                scene.hub.hurry();
+                scene.ms(1)
+            }
+            _ => {
+                scene.gone(a);
+                let effects = scene.ms(2_000);
+                scene.settle();
+                assert!(scene.model.messages.is_empty());
+                effects
+            }
+        };
+        assert_eq!(deleted(&effects).len(), 300, "{how}");
+        assert!(!effects.concat().contains("forget") || effects.concat().ends_with("forget a1"), "{effects:?}");
+    }
+}
+
 #[test]
 fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
     let mut scene = Scene::new();
@@ -95,7 +173,7 @@ fn receipts_go_to_the_sessions_of_the_publishing_alias_and_a_report_is_kept() {
     assert_eq!(scene.commit(), ["0: -6 1 online=1 stored=1", "commit report 1 a acknowledged"]);
     scene.commit();
     let (ended, effects) = scene.recall(1);
-    assert_eq!((ended, effects.as_slice()), (Ok(1), &["commit delete 1; report 1 b recalled".to_owned()][..]));
+    assert_eq!((ended, effects.as_slice()), (Ok(1), &["commit report 1 b recalled; delete 1".to_owned()][..]));
 }
 
 #[test]
@@ -124,8 +202,7 @@ fn time_to_live_ends_deliveries_in_slices_and_no_page_carries_them() {
     scene.pass(Duration::from_secs(60));
     let link = scene.open();
     assert_eq!(scene.send(link, [heartbeat("a")])[2], format!("read {}", count + 1), "over, though not yet taken out");
-    let effects = scene.tick();
-    assert_eq!(effects[0].matches("delete").count(), DELIVERIES_PER_TURN_MAX);
+    assert_eq!(scene.tick(), NONE, "a crowd of deletions waits for others");
     assert_eq!(scene.hub.load().deliveries, 201);
     scene.settle();
     scene.ms(100);
@@ -141,7 +218,7 @@ fn an_expired_report_is_closed() {
     let publisher = scene.open();
     scene.send(publisher, [to(&["a"]).ttl(1).receipt().frame()]);
     scene.settle();
-    assert_eq!(scene.ms(1_000), ["commit delete 1; close_report 1 expired; forget a1"]);
+    assert_eq!(scene.ms(1_000), ["commit close_report 1 expired; delete 1; forget a1"]);
 }
 
 #[test]
