@@ -160,7 +160,8 @@ impl Hub {
     fn plan(&self, key: AliasKey, cursor: Mid) -> Plan {
         let owed = &self.aliases.get(key).owed;
         let start = owed.partition_point(|mid| *mid <= cursor);
-        let mut plan = Plan { mids: Vec::new(), on_disk: Vec::new(), more: false };
+        let most = (owed.len() - start).min(PAGE_DELIVERIES_MAX);
+        let mut plan = Plan { mids: Vec::with_capacity(most), on_disk: Vec::with_capacity(most), more: false };
         let mut bytes = 0;
         for &mid in owed.range(start..) {
             let (size, on_disk) = match (self.pending.get(mid), self.waiting.get(mid)) {

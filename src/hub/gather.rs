@@ -21,11 +21,11 @@ const LATE_MAX: usize = 65_536;
 
 /// In a crowd of deletions, such as when many come back who are owed messages, each waits so long for those of its neighbours: what lies
 /// together in the store is then deleted at once, and not written anew for each. A crash meanwhile repeats deliveries, as above; µs.
-const DELETION_WAIT_US: u64 = 100_000;
+const DELETION_WAIT_US: u64 = 250_000;
 /// So many are no crowd, and wait for nothing.
 const DELETIONS_FEW: usize = 256;
 /// So many wait no longer.
-const DELETIONS_MAX: usize = 65_536;
+const DELETIONS_MAX: usize = 131_072;
 
 /// Whether the store can be written, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A peer that has closed its sending side may take so long to read its last answers.
 const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(30);
 /// A buffer that has grown beyond this is not kept for reuse.
-const SPARE_BYTES_MAX: usize = 16 << 10;
+const SPARE_BYTES_MAX: usize = 32 << 10;
 
 /// What all outboxes share: their bounds, what they hold together, and whom to tell.
 pub(super) struct Bounds {

@@ -106,7 +106,7 @@ fn a_crowd_of_deletions_waits_for_those_of_its_neighbours_and_a_few_do_not() {
     // A crowd, in two parts and out of order.
     let crowd: Vec<u64> = (301..=600).collect();
     assert_eq!(deleted(&scene.send(a, [ack(&crowd)])).len(), 0);
-    assert_eq!(scene.ms(99), NONE);
+    assert_eq!(scene.ms(249), NONE);
     assert_eq!(deleted(&scene.send(a, [ack(&[257, 300])])).len(), 0);
     let expected: Vec<String> = [257].into_iter().chain(300..=600).map(|mid| format!("delete {mid}")).collect();
     assert_eq!(deleted(&scene.ms(1)), expected);
@@ -206,6 +206,7 @@ fn time_to_live_ends_deliveries_in_slices_and_no_page_carries_them() {
     assert_eq!(scene.hub.load().deliveries, 201);
     scene.settle();
     scene.ms(100);
+    scene.ms(250);
     scene.settle();
     assert_eq!((scene.hub.load().deliveries, scene.hub.load().messages), (1, 1));
     assert_eq!(scene.hub.counters().expired, 2 * count as u64);
