@@ -28,7 +28,7 @@ pub(super) const CUT_WAIT: Duration = Duration::from_millis(50);
 /// before it, and those of neighbours.
 const READER_CACHE: i64 = -2_000;
 /// Prepared statements that a connection keeps: all that there are.
-const STATEMENTS: usize = 32;
+const STATEMENTS: usize = 48;
 
 /// Opens the connection that writes. The file must exist; an empty one becomes a database.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, Fault> {

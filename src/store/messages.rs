@@ -14,7 +14,7 @@ use crate::store::findings::Findings;
 use crate::store::recent::Recent;
 use crate::store::segment::{Draft, Item, Segment, Whole};
 
-/// All segments without their bodies, oldest first, for [`get_owed`].
+/// All segments without their bodies, oldest first, for [`each_owed`].
 pub(super) const ALL: &str = "SELECT mid, last, expires, ts, heads, crc FROM segment ORDER BY mid";
 /// All segments, for [`get_whole`].
 pub(super) const ALL_WHOLE: &str = "SELECT mid, last, expires, ts, heads, crc, bodies FROM segment";

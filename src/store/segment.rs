@@ -273,6 +273,8 @@ impl Draft {
         let (heads, bodies) = (self.heads.len(), self.bodies.len());
         let is_first = heads == 0;
         if is_first {
+            self.heads.reserve(BYTES_MAX / 2);
+            self.bodies.reserve(BYTES_MAX);
             (self.mid, self.expires, self.ts) = (message.mid, message.expires, message.ts);
         }
         self.push_head(message);
