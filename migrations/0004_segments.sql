@@ -35,7 +35,12 @@ SELECT
     datetime((owed.ts + json_extract(owed.head, '$[3]')) / 1000, 'unixepoch') AS published,
     datetime((owed.expires + json_extract(owed.head, '$[2]') - meta.service + meta.wall) / 1000, 'unixepoch') AS expires,
     json_extract(owed.head, '$[7]') AS publisher,
-    json_quote(json_extract(segment.bodies, '$[' || owed.place || ']')) AS body
+    -- Its meaning: numbers and escapes may be written another way than they were sent.
+    CASE json_type(segment.bodies, '$[' || owed.place || ']')
+        WHEN 'true' THEN 'true'
+        WHEN 'false' THEN 'false'
+        ELSE json_quote(json_extract(segment.bodies, '$[' || owed.place || ']'))
+    END AS body
 FROM (
     SELECT
         message.mid,
@@ -57,7 +62,7 @@ FROM (
             segment.ts,
             head.value AS head,
             head.key AS place
-        FROM segment, json_each(segment.heads) AS head
+        FROM (SELECT * FROM segment WHERE json_valid(heads) AND json_valid(bodies)) AS segment, json_each(segment.heads) AS head
     ) AS message, json_each(message.head, '$[6]') AS receiver
 ) AS owed
 JOIN segment ON segment.mid = owed.segment

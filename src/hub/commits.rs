@@ -69,7 +69,7 @@ impl Hub {
         }
         self.gather.queue_late(now.mono, |mid| self.waiting.contains(mid));
         let gather = &self.gather;
-        let something = !gather.messages.is_empty() || gather.waiting_changes() > 0 || gather.proof_wanted;
+        let something = !gather.messages.is_empty() || gather.has_changes() || gather.proof_wanted;
         let due = if gather.is_storing() { something } else { self.now.mono >= gather.probe_at };
         if !due {
             return;

@@ -117,7 +117,7 @@ impl Hub {
         Some(stored.sent)
     }
 
-    /// The message has a row: the last ending deletes it, an earlier one is a row of its own unless the last one follows soon.
+    /// The message is stored: the last ending deletes it, an earlier one is a row of its own unless the last one follows soon.
     fn end_row(&mut self, key: AliasKey, mid: Mid, left: u32) {
         if left == 0 {
             self.gather.delete(mid, self.now.mono);

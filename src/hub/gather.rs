@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::hub::crowd::{Crowd, FEW};
 use crate::hub::storage::{AliasId, Batch, Change, Trouble};
 use crate::names::Mid;
 
@@ -19,13 +20,8 @@ const LATE_PASSED_MAX: usize = 4_096;
 /// What waits so; over it the oldest no longer do, once no transaction is in flight.
 const LATE_MAX: usize = 65_536;
 
-/// In a crowd of deletions, such as when many come back who are owed messages, each waits so long for those of its neighbours: what lies
-/// together in the store is then deleted at once, and not written anew for each. A crash meanwhile repeats deliveries, as above; µs.
-const DELETION_WAIT_US: u64 = 250_000;
-/// So many are no crowd, and wait for nothing.
-const DELETIONS_FEW: usize = 256;
-/// So many wait no longer.
-const DELETIONS_MAX: usize = 131_072;
+/// Deletions are added to what waits up to so many changes: what is queued behind them waits for a transaction or two.
+const WITH_DELETIONS: usize = 4_096;
 
 /// Whether the store can be written, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +78,8 @@ pub(super) struct Gather {
     changes: VecDeque<Change>,
     /// Endings, which perhaps need not be written, and behind them the aliases that were forgotten meanwhile.
     late: VecDeque<Late>,
-    /// Messages that have ended and whose rows are to be deleted, and since when the first of them waits: monotonic, µs.
-    deletions: Vec<Mid>,
-    deletions_since: u64,
+    /// Messages that have ended and are to be deleted.
+    crowd: Crowd,
     /// [`LATE_MAX`], less in tests.
     pub late_max: usize,
     /// No ending waits any more: the process is about to end.
@@ -111,8 +106,7 @@ impl Gather {
             messages: VecDeque::new(),
             changes: VecDeque::new(),
             late: VecDeque::new(),
-            deletions: Vec::new(),
-            deletions_since: 0,
+            crowd: Crowd::default(),
             late_max: LATE_MAX,
             ends_at_once: false,
             queued: 0,
@@ -138,11 +132,17 @@ impl Gather {
 
     /// Nothing waits and nothing is in flight.
     pub(super) fn is_idle(&self) -> bool {
-        self.messages.is_empty() && self.changes.is_empty() && self.deletions.is_empty() && self.late.is_empty() && self.in_flight.is_none()
+        self.messages.is_empty() && self.changes.is_empty() && self.crowd.len() == 0 && self.late.is_empty() && self.in_flight.is_none()
     }
 
+    /// Changes that can be written now.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// All changes that are to be written.
     pub(super) fn waiting_changes(&self) -> usize {
-        self.changes.len()
+        self.changes.len() + self.crowd.len()
     }
 
     /// Queues a change. Returns the count that [`Gather::is_committed`] waits for.
@@ -153,20 +153,22 @@ impl Gather {
         self.queued
     }
 
-    /// A message that has a row, or gets one by the transaction in flight, has ended now.
+    /// A message that is stored, or is by the transaction in flight, has ended now.
     pub(super) fn delete(&mut self, mid: Mid, now: u64) {
-        if self.deletions.is_empty() {
-            self.deletions_since = now;
-        }
-        self.deletions.push(mid);
+        self.crowd.add(mid, now);
     }
 
-    /// Queues the deletions, neighbours together.
+    /// Queues the deletions, all of them: somebody waits for what was ever asked for.
     pub(super) fn queue_deletions(&mut self) {
-        self.deletions.sort_unstable();
-        self.queued += self.deletions.len() as u64;
-        self.changes.extend(self.deletions.drain(..).map(Change::DeleteMessage));
-        self.deletions.shrink_to(DELETIONS_FEW);
+        while let Some(mids) = self.crowd.next_due(0, true) {
+            self.queue_neighbours(mids);
+        }
+    }
+
+    fn queue_neighbours(&mut self, mids: Vec<Mid>) {
+        for mid in mids {
+            self.queue(Change::DeleteMessage(mid));
+        }
     }
 
     /// One of several deliveries of a message that has a row, or gets one by the transaction in flight, has ended now. That waits for
@@ -178,7 +180,7 @@ impl Gather {
     /// An alias is forgotten now. Its endings and deletions are written first: without it nobody could tell whose they are.
     pub(super) fn forget_alias(&mut self, alias: AliasId, now: u64) {
         let change = Change::ForgetAlias(alias);
-        if self.late.is_empty() && self.deletions.len() <= DELETIONS_FEW {
+        if self.late.is_empty() && self.crowd.len() <= FEW {
             self.queue_deletions();
             self.queue(change);
         } else {
@@ -186,24 +188,31 @@ impl Gather {
         }
     }
 
-    /// Queues the deletions if they have waited long enough or are few, and what else has and is still to be written, by `has_row`: as much as a transaction takes. Not while one is in
-    /// flight: whether the messages in it have rows is not known, and an ending without a message, or behind its deletion, stays.
+    /// Queues what has waited long enough, as much as a transaction takes: deletions, and endings that are still to be written, by
+    /// `has_row`. Not while one is in flight: whether the messages in it are stored is not known, and an ending without a message, or
+    /// behind its deletion, stays.
     pub(super) fn queue_late(&mut self, now: u64, has_row: impl Fn(Mid) -> bool) {
         let ends_at_once = self.ends_at_once;
-        let are_few = self.deletions.len() <= DELETIONS_FEW;
-        let is_over = self.deletions.len() >= DELETIONS_MAX || self.deletions_since + DELETION_WAIT_US <= now;
-        if are_few || is_over || ends_at_once || !self.is_storing() {
-            self.queue_deletions();
+        while self.changes.len() < WITH_DELETIONS
+            && let Some(mids) = self.crowd.next_due(now, ends_at_once || !self.is_storing())
+        {
+            self.queue_neighbours(mids);
         }
         for _ in 0..LATE_PASSED_MAX {
             let are_too_many = self.late.len() > self.late_max;
             if self.changes.len() >= LATE_PER_TRANSACTION && !are_too_many {
                 break;
             }
-            let is_due = |late: &mut Late| ends_at_once || are_too_many || late.since + ENDING_WAIT_US <= now;
+            let hurries = ends_at_once || are_too_many;
+            let oldest_deletion = self.crowd.since().unwrap_or(u64::MAX);
+            let is_due = |late: &mut Late| {
+                // Without an alias nobody could tell whose the messages are that are deleted later.
+                let comes_first = !matches!(late.change, Change::ForgetAlias(_)) || late.since < oldest_deletion;
+                hurries || (late.since + ENDING_WAIT_US <= now && comes_first)
+            };
             let Some(late) = self.late.pop_front_if(is_due) else { break };
             if late.is_needed(&has_row) {
-                if matches!(late.change, Change::ForgetAlias(_)) {
+                if hurries && matches!(late.change, Change::ForgetAlias(_)) {
                     self.queue_deletions();
                 }
                 self.queue(late.change);

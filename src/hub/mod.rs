@@ -11,6 +11,7 @@ mod aliases;
 mod by_mid;
 mod catch_up;
 mod commits;
+mod crowd;
 mod deliveries;
 mod door;
 pub mod durations;

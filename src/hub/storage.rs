@@ -9,7 +9,7 @@ use crate::protocol::frame::Message;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AliasId(pub u64);
 
-/// One receiver in a message's row.
+/// One receiver of a stored message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owed {
     /// To whom.
@@ -118,14 +118,14 @@ pub struct DoorEntry {
 /// One change that a batch asks of the store. All are idempotent: a batch may be written again after a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Insert or replace one message's row. `receivers` are those still owed.
+    /// Insert or replace one message. `receivers` are those still owed.
     SaveMessage {
         /// The message.
         message: Arc<Message>,
         /// Who is owed it, in the order of their aliases' numbers.
         receivers: Few<Owed>,
     },
-    /// The last delivery has ended: delete the row and its endings.
+    /// The last delivery has ended: delete the message and its endings.
     DeleteMessage(Mid),
     /// One of several deliveries has ended.
     EndDelivery {
@@ -251,7 +251,7 @@ pub enum Trouble {
     Disk,
 }
 
-/// A page of bodies to read. Found ones come back in the order asked; what has no row is absent.
+/// A page of bodies to read. Found ones come back in the order asked; what is not stored is absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     /// Carried back.

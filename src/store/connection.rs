@@ -24,8 +24,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const WRITER_CACHE: i64 = -2_000;
 /// How long cutting the log waits for a reader, and all commits with it.
 pub(super) const CUT_WAIT: Duration = Duration::from_millis(50);
-/// Page cache of a reader, in KiB: what the pages that wait are spread over, each body of them in another page of the file than the one
-/// before it, and those of neighbours.
+/// Page cache of a reader, in KiB: what the messages of the pages that wait are spread over.
 const READER_CACHE: i64 = -2_000;
 /// Prepared statements that a connection keeps: all that there are.
 const STATEMENTS: usize = 48;

@@ -1,5 +1,5 @@
-//! What the store knew, streamed to the hub at the start. A row that can't be read is noted and left out: one message lost is
-//! better than all of them set aside with it. A file that contradicts itself is an error.
+//! What the store knew, streamed to the hub at the start. A row that can't be read is noted and left out: a few messages lost
+//! are better than all of them set aside with them. A file that contradicts itself is an error.
 
 use std::collections::HashSet;
 
@@ -8,9 +8,9 @@ use rusqlite::{Connection, Result, Row, Rows};
 use crate::hub::storage::{AliasId, Owed, Restored};
 use crate::names::Mid;
 use crate::store::columns::damaged;
-use crate::store::findings::Findings;
+use crate::store::findings::{Findings, Kind};
 use crate::store::messages::{self, Messages, OwedMessage};
-use crate::store::{aliases, keys, meta};
+use crate::store::{aliases, keys, meta, rows};
 
 /// Gives all to `take` in the order that [`Restored`] names. `first_mid`: the first one that this run may give out.
 /// Deletes the endings whose message is gone, and the messages whose deliveries have all ended.
@@ -33,6 +33,11 @@ pub(super) fn load(connection: &Connection, first_mid: Mid, findings: &Findings,
         }
         Ok(())
     })?;
+    let left_behind = rows::left_behind(connection)?;
+    if left_behind > 0 {
+        let text = format!("table message: {left_behind} rows of an older version could not be read; they are left out and stay in it");
+        findings.note(Kind::RowsDamaged, text);
+    }
     let Left { ended, orphans } = load_messages(connection, &known, findings, take)?;
     tidy("orphans", delete(connection, &orphans, |messages| messages.delete_endings(&orphans)));
     tidy("ended", delete(connection, &ended, |messages| messages.delete(ended.clone())));
@@ -83,7 +88,7 @@ fn load_messages(connection: &Connection, known: &HashSet<AliasId>, findings: &F
     Ok(Left { ended, orphans })
 }
 
-/// The rows of `ended`, read beside those of `message`: both ascend by mid.
+/// The rows of `ended`, read beside the messages: both ascend by mid.
 struct Endings<'s> {
     rows: Rows<'s>,
     findings: &'s Findings,
@@ -354,6 +359,13 @@ mod tests {
         let database = scratch.open().unwrap();
         assert_eq!(load(&database), whole);
         assert!(database.findings().list().is_empty());
+        database.close();
+        // What could not be moved into segments is told at each start.
+        scratch.edit("CREATE TABLE message (mid INTEGER PRIMARY KEY); INSERT INTO message VALUES (7)");
+        let database = scratch.open().unwrap();
+        assert_eq!(load(&database), whole);
+        let [found] = &database.findings().list()[..] else { panic!("{:?}", database.findings()) };
+        assert_eq!(found.name(), "rows_damaged");
     }
 
     #[test]
@@ -363,9 +375,13 @@ mod tests {
         let mut changes: Vec<Change> = [2, 5, 9].iter().map(|id| Change::SaveAlias(alias(*id, &format!("a{id}")))).collect();
         changes.push(save(message(4, "1"), &[(2, Some(1)), (5, Some(0)), (9, None)]));
         changes.push(save(message(6, "2"), &[(5, Some(0)), (9, Some(0))]));
-        changes.push(save(message(7, "3"), &[(9, None)]));
+        changes.push(save(message(7, "true"), &[(9, None)]));
+        changes.push(save(message(8, r#"{"say":["\"hi\"",null]}"#), &[(9, None)]));
         changes.push(Change::EndDelivery { mid: Mid::new(4), alias: AliasId(5) });
         assert_eq!(database.commit(&batch(1, changes)), committed());
+        // One that can't be read is left out, as it is at the start.
+        assert_eq!(database.commit(&batch(2, vec![save(message(10, "1"), &[(9, None)])])), committed());
+        scratch.shell().execute_batch("UPDATE segment SET heads = '[' || heads WHERE mid = 10").unwrap();
         let shell = scratch.shell();
         let mut statement = shell.prepare("SELECT mid, alias, topic, body FROM waiting ORDER BY mid, alias").unwrap();
         let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
@@ -376,7 +392,8 @@ mod tests {
             row(4, "a9", None, "1"),
             row(6, "a5", Some("news"), "2"),
             row(6, "a9", Some("news"), "2"),
-            row(7, "a9", None, "3"),
+            row(7, "a9", None, "true"),
+            row(8, "a9", None, r#"{"say":["\"hi\"",null]}"#),
         ];
         assert_eq!(rows, expected);
     }

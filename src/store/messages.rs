@@ -22,7 +22,8 @@ pub(super) const ALL_WHOLE: &str = "SELECT mid, last, expires, ts, heads, crc, b
 pub(super) const ALL_ENDED: &str = "SELECT mid, alias, crc FROM ended ORDER BY mid, alias";
 
 /// The segment in which that message lies, if it is stored: segments do not overlap.
-const FIND_WHOLE: &str = "SELECT mid, last, expires, ts, heads, crc, bodies FROM segment WHERE mid <= ?1 ORDER BY mid DESC LIMIT 1";
+const FIND_WHOLE: &str = "SELECT mid, last, expires, ts, heads, crc, bodies FROM segment \
+                          WHERE mid = (SELECT mid FROM segment WHERE mid <= ?1 ORDER BY mid DESC LIMIT 1) AND last >= ?1";
 
 /// What the checks of the rows of `ended` begin with.
 const ENDED: Check = Check::of("ended");
@@ -60,36 +61,48 @@ impl<'c> Messages<'c> {
                 }
                 Place::Within { key, last } => {
                     let (within, behind) = rest.split_at(rest.partition_point(|(message, _)| message.mid <= last));
-                    self.insert_within(key, within)?;
-                    behind
+                    if self.insert_within(key, within)? {
+                        behind
+                    } else {
+                        // That segment is left out wherever it is met, and the next one may be nearer than it says.
+                        let (free, behind) = rest.split_at(self.until_next(rest)?);
+                        self.insert(free)?;
+                        behind
+                    }
                 }
             };
         }
         Ok(())
     }
 
-    /// The key of the segment in which that message would lie, and its last message.
+    /// The key of the segment in which that message would lie, and its last message: only the key, if the row is damaged there.
     fn find(&self, message: Mid) -> Result<Option<(Mid, Mid)>> {
         let mut find = self.connection.prepare_cached("SELECT mid, last FROM segment WHERE mid <= ?1 ORDER BY mid DESC LIMIT 1")?;
-        find.query_row([mid(message)], |row| Ok((get_mid(row, 0)?, get_mid(row, 1)?))).optional()
+        find.query_row([mid(message)], |row| {
+            let key = get_mid(row, 0)?;
+            Ok((key, get_mid(row, 1).unwrap_or(key)))
+        })
+        .optional()
     }
 
     /// Where the first of `messages` belongs, which ascend.
     fn place(&self, messages: &[Saved<'_>]) -> Result<Place> {
         let first = messages[0].0.mid;
-        let Some((key, last)) = self.find(messages[messages.len() - 1].0.mid)?.filter(|(_, last)| *last >= first) else {
-            // Mostly all come behind all that is stored.
-            return Ok(Place::Free(messages.len()));
-        };
-        if key <= first {
-            return Ok(Place::Within { key, last });
+        let mut nearest = self.find(messages[messages.len() - 1].0.mid)?;
+        if nearest.is_some_and(|(key, _)| key > first) {
+            nearest = self.find(first)?;
         }
-        if let Some((key, last)) = self.find(first)?.filter(|(_, last)| *last >= first) {
-            return Ok(Place::Within { key, last });
+        match nearest {
+            Some((key, last)) if last >= first => Ok(Place::Within { key, last }),
+            _ => self.until_next(messages).map(Place::Free),
         }
-        let sql = "SELECT mid FROM segment WHERE mid > ?1 ORDER BY mid LIMIT 1";
-        let next = self.connection.prepare_cached(sql)?.query_row([mid(first)], |row| get_mid(row, 0))?;
-        Ok(Place::Free(messages.partition_point(|(message, _)| message.mid < next)))
+    }
+
+    /// How many of `messages`, which ascend, come before the next segment behind the first of them.
+    fn until_next(&self, messages: &[Saved<'_>]) -> Result<usize> {
+        let mut next = self.connection.prepare_cached("SELECT mid FROM segment WHERE mid > ?1 ORDER BY mid LIMIT 1")?;
+        let next = next.query_row([mid(messages[0].0.mid)], |row| get_mid(row, 0)).optional()?;
+        Ok(next.map_or(messages.len(), |next| messages.partition_point(|(message, _)| message.mid < next)))
     }
 
     /// Writes messages, which ascend, into segments of their own.
@@ -109,26 +122,27 @@ impl<'c> Messages<'c> {
         let mut insert = self.connection.prepare_cached(sql)?;
         self.draft.finish(|segment, bodies| {
             let (expires, ts) = (number(segment.expires)?, number(segment.ts)?);
-            insert.execute((mid(segment.mid), mid(segment.last), expires, ts, segment.heads, segment.check(), bodies))?;
-            Ok(())
+            insert.execute((mid(segment.mid), mid(segment.last), expires, ts, segment.heads, segment.check(), bodies)).map(drop)
         })
     }
 
     /// Writes messages, which ascend, among those of a segment: what waited for acknowledgements is stored after what came later.
-    fn insert_within(&mut self, key: Mid, messages: &[Saved<'_>]) -> Result<()> {
+    /// False: it can't be read, and nothing was done.
+    fn insert_within(&mut self, key: Mid, messages: &[Saved<'_>]) -> Result<bool> {
         // Before anything is changed: nothing may fail for the sake of a message behind that.
         for (message, receivers) in messages {
             self.draft.clear();
             self.draft.push(message, receivers)?;
-            let _ = (number(message.expires)?, number(message.ts)?);
         }
-        let mut all = self.connection.prepare_cached(FIND_WHOLE)?.query_row([mid(key)], get_whole)?;
+        let read = self.connection.prepare_cached(FIND_WHOLE)?.query_row([mid(key)], get_whole);
+        let Some(mut all) = read.optional().or_else(nothing_unreadable)? else { return Ok(false) };
         all.retain(|(stored, _)| messages.binary_search_by_key(&stored.mid, |(message, _)| message.mid).is_err());
         let stored = all.iter().map(|(message, receivers)| (message, receivers.as_slice()));
         let mut all: Vec<Saved<'_>> = messages.iter().copied().chain(stored).collect();
         all.sort_unstable_by_key(|(message, _)| message.mid);
         self.delete_segment(key)?;
-        self.insert(&all)
+        self.insert(&all)?;
+        Ok(true)
     }
 
     /// Deletes messages and what is known of their deliveries, in any order: one segment after the other. What waited for many who come
@@ -139,17 +153,19 @@ impl<'c> Messages<'c> {
         self.delete_endings(&messages)?;
         let mut rest = &messages[..];
         while let [first, behind @ ..] = rest {
-            let Some((key, last)) = self.find(*first).or_else(nothing_unreadable)?.filter(|(_, last)| last >= first) else {
+            let Some((key, last)) = self.find(*first)?.filter(|(_, last)| last >= first) else {
                 rest = behind;
                 continue;
             };
             let (ended, others) = rest.split_at(rest.partition_point(|message| *message <= last));
-            rest = others;
             if ended.len() as u64 > last.number() - key.number() {
                 // Whatever it holds has ended.
                 self.delete_segment(key)?;
+                rest = others;
             } else {
-                self.delete_of(key, ended).or_else(nothing_unreadable)?;
+                // How far one goes that can't be read is not known either.
+                let is_readable = self.delete_of(key, ended).map(|()| true).or_else(nothing_unreadable)?;
+                rest = if is_readable { others } else { behind };
             }
         }
         Ok(())
@@ -432,8 +448,50 @@ mod tests {
         let read = read(&connection, &every, &mut Recent::default(), &findings).unwrap();
         assert_eq!(read.iter().map(|message| message.mid.number()).collect::<Vec<_>>(), [1, 3, 21, 23]);
         assert!(!findings.list().is_empty());
+        // What is saved where it lies is found, and what has its number is refused.
         let (late, receivers) = (message(12, "1"), owed(1));
-        let error = messages.save(vec![(&late, &receivers)]).unwrap_err();
-        assert_eq!(cause(&error), Cause::Value, "it is refused, and others are not: {error}");
+        messages.save(vec![(&late, &receivers)]).unwrap();
+        let (same, receivers) = (message(11, "1"), owed(1));
+        let error = messages.save(vec![(&same, &receivers)]).unwrap_err();
+        assert_eq!(cause(&error), Cause::Value, "{error}");
+        assert_eq!(mids(&connection, 30), [1, 3, 12, 21, 23]);
+    }
+
+    fn mids(connection: &Connection, below: u64) -> Vec<u64> {
+        let every: Vec<Mid> = (1..below).map(Mid::new).collect();
+        let read = read(connection, &every, &mut Recent::default(), &Findings::default()).unwrap();
+        read.iter().map(|message| message.mid.number()).collect()
+    }
+
+    /// Wherever a damaged row says that it ends, what is stored behind it and before it is saved, found and deleted.
+    #[test]
+    fn a_segment_whose_end_is_damaged_harms_no_other() {
+        for end in ["last | (1 << 44)", "-1", "'x'", "last + 1", "last - 1", "0"] {
+            for damaged in [1, 11, 21] {
+                let scratch = Scratch::new();
+                scratch.open().unwrap().close();
+                let connection = scratch.shell();
+                let mut messages = Messages::new(&connection);
+                let mut save = |mids: &[u64]| {
+                    let saved: Vec<_> = mids.iter().map(|mid| (message(*mid, "1"), owed(*mid))).collect();
+                    messages.save(saved.iter().map(|(message, receivers)| (message, receivers.as_slice())).collect()).unwrap();
+                };
+                for first in [1, 11, 21] {
+                    save(&[first, first + 1, first + 2]);
+                }
+                connection.execute_batch(&format!("UPDATE segment SET last = {end} WHERE mid = {damaged}")).unwrap();
+                // Behind all, between two, and on both sides of one.
+                save(&[31, 32]);
+                save(&[5]);
+                save(&[8, 9, 18, 28]);
+                let left = |mid: &u64| !(damaged..damaged + 3).contains(mid);
+                let all = [1, 2, 3, 5, 8, 9, 11, 12, 13, 18, 21, 22, 23, 28, 31, 32];
+                let expected: Vec<u64> = all.into_iter().filter(left).collect();
+                assert_eq!(mids(&connection, 40), expected, "{damaged}: {end}");
+                Messages::new(&connection).delete([2, 12, 18, 22, 31].map(Mid::new).to_vec()).unwrap();
+                let expected: Vec<u64> = expected.into_iter().filter(|mid| ![2, 12, 18, 22, 31].contains(mid)).collect();
+                assert_eq!(mids(&connection, 40), expected, "{damaged}: {end}");
+            }
+        }
     }
 }

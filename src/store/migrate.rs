@@ -20,6 +20,8 @@ const STEPS: [&str; 4] = [
 /// The version that this program reads and writes.
 pub(super) const KNOWN: u32 = STEPS.len() as u32;
 
+/// From this version on rows have checks.
+pub(super) const CHECKS_FROM: u32 = 3;
 /// From this version on messages lie in segments: its step moves them, which SQL alone can't.
 pub(super) const SEGMENTS_FROM: u32 = 4;
 /// From this version on the number stands in the file twice: `user_version`, and `application_id` as [`APPLICATION`] plus the number.
@@ -71,6 +73,7 @@ mod tests {
     use super::*;
     use crate::store::connection::open_writer;
     use crate::store::samples::Scratch;
+    use crate::store::verify;
 
     #[test]
     fn a_new_database_has_the_settings_that_the_promise_rests_on() {
@@ -177,12 +180,20 @@ mod tests {
             }
             // Rows with checks, of which these don't fit.
             connection.execute("UPDATE message SET flags = 3 | (7 << 8) WHERE mid BETWEEN 1000 AND 999 + ?1", [damaged]).unwrap();
+            if damaged > 0 {
+                // What reading took, and writing would not.
+                let odd = "UPDATE message SET receivers = '[1,0]' WHERE mid = 2000; UPDATE message SET mid = -5 WHERE mid = 2001";
+                connection.execute_batch(odd).unwrap();
+            }
+            let damaged = if damaged > 0 { damaged + 2 } else { 0 };
+            assert_eq!(verify::damaged_rows(&connection, 3).unwrap(), u64::from(damaged));
             migrate(&connection, Path::new(""), 3).unwrap();
+            assert_eq!(verify::damaged_rows(&connection, KNOWN).unwrap(), u64::from(damaged), "they are not forgotten");
             let count = |sql: &str| connection.query_row(sql, (), |row| row.get::<_, u32>(0)).unwrap();
             assert_eq!(count("SELECT sum(json_array_length(heads)) FROM segment"), 2_500 - damaged);
             assert_eq!(connection.table_exists(None, "message").unwrap(), damaged > 0);
             if damaged > 0 {
-                assert_eq!(count("SELECT count(*) FROM message WHERE mid BETWEEN 1000 AND 1010"), damaged);
+                assert_eq!(count("SELECT count(*) FROM message WHERE mid BETWEEN 1000 AND 1010"), damaged - 2);
                 assert_eq!(count("SELECT count(*) FROM message"), damaged);
             }
             let (mid, body, publisher) = ("SELECT count(DISTINCT mid)", "SELECT min(body)", "SELECT max(publisher)");

@@ -4,7 +4,7 @@
 //! REST asks. All that this module knows of messages it knows as rows: who is owed what, and until when, is the hub's affair.
 //!
 //! The data folder holds `porter.db` (with `-wal` and `-shm`), `mids`, `reserve`, `lock` and `damaged`, if damage was met. The order on disk is that of
-//! arrival: one row per message, its receivers inside it; the order by alias lives in the hub's memory.
+//! arrival: neighbours share a row, with the receivers of each inside it; the order by alias lives in the hub's memory.
 
 mod aliases;
 mod aside;

@@ -183,7 +183,11 @@ fn rescue_block(path: &Path) -> u64 {
     };
     let number = |sql: &str| connection.query_row(sql, (), |row| row.get::<_, i64>(0)).ok().and_then(|number| u64::try_from(number).ok());
     let by_counter = meta::read(&connection).ok().map(|meta| meta.mid_block);
-    let by_mids =
-        ["SELECT max(mid) FROM segment", "SELECT max(mid) FROM message", "SELECT max(mid) FROM opts_id", "SELECT max(id) FROM door_log"];
+    let by_mids = [
+        "SELECT max(max(mid, last)) FROM segment",
+        "SELECT max(mid) FROM message",
+        "SELECT max(mid) FROM opts_id",
+        "SELECT max(id) FROM door_log",
+    ];
     by_mids.into_iter().filter_map(|sql| number(sql).map(|mid| mid / mids::MIDS_PER_BLOCK)).chain(by_counter).max().unwrap_or(0)
 }

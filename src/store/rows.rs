@@ -3,11 +3,12 @@
 use rusqlite::{Connection, Result, Row};
 
 use crate::hub::storage::Owed;
+use crate::limits::TRANSACTION_BYTES_MAX;
 use crate::names::Mid;
 use crate::protocol::frame::Message;
 use crate::store::cause::{Cause, cause};
 use crate::store::check::Check;
-use crate::store::columns::{altered, as_alias, as_receivers, as_topics, get_mid, get_number, get_text, get_text_or_null, mid};
+use crate::store::columns::{altered, as_alias, as_receivers, as_topics, get_mid, get_number, get_text, get_text_or_null, unreadable};
 use crate::store::messages::{Messages, Saved};
 
 /// Bit of `flags`: a delivery report is kept.
@@ -27,42 +28,60 @@ const HEAD_CHECK: u32 = 0x7fff_ffff;
 const MESSAGE: Check = Check::of("message");
 const BODY: Check = Check::of("body");
 
-/// Messages that are moved at once.
+/// Messages that are moved at once, and bytes of their bodies.
 const MOVED_AT_ONCE: usize = 1_000;
+const BYTES_AT_ONCE: usize = TRANSACTION_BYTES_MAX;
+
+/// All messages whole, for [`get`].
+pub(super) const ALL: &str = "SELECT mid, expires, ts, flags, publisher, topics, receivers, topic_of, body FROM message ORDER BY mid";
 
 /// Moves all messages into segments, within the transaction that is open. What can't be read stays where it is, for people to look at.
 pub(super) fn into_segments(connection: &Connection) -> Result<()> {
-    let sql = "SELECT mid, expires, ts, flags, publisher, topics, receivers, topic_of, body FROM message ORDER BY mid";
-    let mut statement = connection.prepare(sql)?;
+    let mut statement = connection.prepare(ALL)?;
     let mut rows = statement.query(())?;
     let mut messages = Messages::new(connection);
     let mut moved: Vec<(Message, Vec<Owed>)> = Vec::with_capacity(MOVED_AT_ONCE);
-    let mut left = Vec::new();
+    let mut bytes = 0;
+    let mut left: Vec<i64> = Vec::new();
     loop {
         let row = rows.next()?;
-        if moved.len() == MOVED_AT_ONCE || row.is_none() {
+        if moved.len() == MOVED_AT_ONCE || bytes >= BYTES_AT_ONCE || row.is_none() {
             messages.save(moved.iter().map(|(message, receivers)| -> Saved<'_> { (message, receivers) }).collect())?;
             moved.clear();
+            bytes = 0;
         }
         let Some(row) = row else { break };
-        let number = get_mid(row, 0)?;
-        match get(number, row) {
-            Err(error) if cause(&error) == Cause::Value => left.push(number),
-            read => moved.push(read?),
+        match get(row) {
+            Err(error) if cause(&error) == Cause::Value => left.push(row.get(0)?),
+            read => {
+                let read = read?;
+                bytes += read.0.body.len();
+                moved.push(read);
+            }
         }
     }
     drop(rows);
-    let Some(first) = left.first() else { return connection.execute_batch("DROP TABLE message") };
-    let count = left.len();
-    log::error!("rows_damaged reason=\"table message: {count} are not as they were written, the first has key {first}; they stay in it\"");
+    if left.is_empty() {
+        return connection.execute_batch("DROP TABLE message");
+    }
     connection.execute_batch("CREATE TEMP TABLE damaged (mid INTEGER PRIMARY KEY)")?;
     for number in left {
-        connection.execute("INSERT INTO damaged VALUES (?1)", [mid(number)])?;
+        connection.execute("INSERT INTO damaged VALUES (?1)", [number])?;
     }
     connection.execute_batch("DELETE FROM message WHERE mid NOT IN (SELECT mid FROM damaged); DROP TABLE damaged")
 }
 
-fn get(mid: Mid, row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
+/// How many were left behind, since they can't be read.
+pub(super) fn left_behind(connection: &Connection) -> Result<u64> {
+    if !connection.table_exists(None, "message")? {
+        return Ok(0);
+    }
+    connection.query_row("SELECT count(*) FROM message", (), |row| get_number(row, 0))
+}
+
+/// Reads a row of [`ALL`], and who is owed it.
+pub(super) fn get(row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
+    let mid = get_mid(row, 0)?;
     let sealed: i64 = row.get(3)?;
     let body = get_text(row, 8)?;
     let head = Head {
@@ -81,6 +100,9 @@ fn get(mid: Mid, row: &Row<'_>) -> Result<(Message, Vec<Owed>)> {
         return Err(altered(8));
     }
     let receivers = as_receivers(head.receivers, head.topic_of, 6)?;
+    if !receivers.is_sorted_by(|one, next| one.alias < next.alias) {
+        return Err(unreadable(6, "receivers are not in the order of their ids"));
+    }
     let message = Message {
         mid,
         expires: head.expires,

@@ -17,7 +17,7 @@ use crate::hub::storage::Owed;
 use crate::names::{Alias, Mid};
 use crate::protocol::frame::Message;
 use crate::store::check::Check;
-use crate::store::columns::{ReceiversText, altered, as_alias, as_receivers, as_topics, push_number, topics_text, unreadable};
+use crate::store::columns::{ReceiversText, altered, as_alias, as_receivers, as_topics, number, push_number, topics_text, unreadable};
 
 /// Bytes of `heads` and `bodies` together, unless one message needs more: with the other columns they fill a page of the file.
 const BYTES_MAX: usize = 4_000;
@@ -270,6 +270,7 @@ impl Draft {
     /// Adds a message, which must have a higher number than those before. False: the segment is full, and it was not added.
     pub(super) fn push(&mut self, message: &Message, receivers: &[Owed]) -> Result<bool> {
         self.receivers.write(receivers)?;
+        let _ = (number(message.expires)?, number(message.ts)?);
         let (heads, bodies) = (self.heads.len(), self.bodies.len());
         let is_first = heads == 0;
         if is_first {

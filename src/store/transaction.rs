@@ -127,7 +127,8 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &m
     let transaction = Begun::new(connection)?;
     let mut messages = Messages::new(connection);
     for (index, change) in batch.changes.iter().enumerate() {
-        // No savepoint: a statement that fails for the sake of its values leaves nothing behind, and no change has such a one after another.
+        // No savepoint: a statement that fails for the sake of its values leaves nothing behind, and none comes behind another of the
+        // same change: what a message is refused for is looked at first.
         match apply(connection, &mut messages, change, batch.stamp.service, &mut kept.doors) {
             Err(error) if cause(&error) == Cause::Value => {
                 log::error!("store event=change_refused batch={} index={index} error=\"{error}\"", batch.number);

@@ -11,7 +11,7 @@ use crate::store::cause::{Cause, cause};
 use crate::store::columns::get_number;
 use crate::store::connection::open_reader;
 use crate::store::fault::Fault;
-use crate::store::{aliases, door_log, keys, messages, meta, migrate, reports};
+use crate::store::{aliases, door_log, keys, messages, meta, migrate, reports, rows};
 
 /// The tables that a database of any version has, beside that of its messages: a file without them is not Porter's.
 const TABLES: [&str; 7] = ["alias", "door_log", "ended", "meta", "opts_id", "report", "subscription"];
@@ -20,7 +20,8 @@ const MESSAGES: [&str; 2] = ["message", "segment"];
 /// How many messages and deliveries there are. A row that can't be read is left out at the start, so it is here.
 const COUNT: &str = "SELECT coalesce(sum(messages), 0), coalesce(sum(deliveries), 0) FROM \
                      (SELECT json_array_length(heads) AS messages, \
-                             (SELECT sum(json_array_length(value, '$[6]')) FROM json_each(heads)) AS deliveries \
+                             (SELECT sum(CASE type WHEN 'array' THEN json_array_length(value, '$[6]') END) FROM json_each(heads)) \
+                                 AS deliveries \
                       FROM segment WHERE json_valid(heads))";
 const COUNT_ROWS: &str = "SELECT count(*), coalesce(sum(json_array_length(receivers)), 0) FROM message WHERE json_valid(receivers)";
 /// Contradictions of a damaged database that are told, the first ones: more say nothing more.
@@ -77,7 +78,7 @@ pub(super) fn open_whole(path: &Path) -> std::result::Result<(Connection, Conten
     if !contradictions.is_empty() {
         return Err(bad(contradictions.join("; ")));
     }
-    if found == migrate::KNOWN {
+    if found >= migrate::CHECKS_FROM {
         meta::read(&connection).map_err(failed)?;
     }
     let damaged_rows = damaged_rows(&connection, found).map_err(failed)?;
@@ -85,14 +86,19 @@ pub(super) fn open_whole(path: &Path) -> std::result::Result<(Connection, Conten
     Ok((connection, contents))
 }
 
-/// How many rows are not as they were written, which SQLite's own check does not see. Those of an older `version` have no checks.
+/// How many rows are not as they were written, which SQLite's own check does not see.
 pub(super) fn damaged_rows(connection: &Connection, version: u32) -> Result<u64> {
-    if version < migrate::KNOWN {
+    if version < migrate::CHECKS_FROM {
         return Ok(0);
     }
-    Ok(unreadable(connection, aliases::ALL, aliases::get)?
+    let messages = if version < migrate::SEGMENTS_FROM {
+        unreadable(connection, rows::ALL, rows::get)?
+    } else {
+        unreadable(connection, messages::ALL_WHOLE, messages::get_whole)? + rows::left_behind(connection)?
+    };
+    Ok(messages
+        + unreadable(connection, aliases::ALL, aliases::get)?
         + unreadable(connection, aliases::ALL_SUBSCRIPTIONS, aliases::get_subscription)?
-        + unreadable(connection, messages::ALL_WHOLE, messages::get_whole)?
         + unreadable(connection, messages::ALL_ENDED, messages::get_ended)?
         + unreadable(connection, keys::ALL, keys::get)?
         + unreadable(connection, reports::ALL, reports::get_any)?
