@@ -10,7 +10,7 @@ const WAIT_US: u64 = 250_000;
 /// So many are no crowd, and wait for nothing.
 pub(super) const FEW: usize = 256;
 /// With so many they are due.
-const MAX: usize = 65_536;
+const MAX: usize = 131_072;
 /// Messages are neighbours whose numbers differ in these bits only: so many are sorted at once.
 const NEIGHBOUR_BITS: u32 = 10;
 
