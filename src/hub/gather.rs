@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::hub::crowd::{Crowd, FEW};
 use crate::hub::storage::{AliasId, Batch, Change, Trouble};
+use crate::limits::TRANSACTION_ROWS_MAX;
 use crate::names::Mid;
 
 /// Changes that wait while the disk is slow; over it nothing is queued that a peer can be refused.
@@ -19,9 +20,6 @@ const LATE_PER_TRANSACTION: usize = 512;
 const LATE_PASSED_MAX: usize = 4_096;
 /// What waits so; over it the oldest no longer do, once no transaction is in flight.
 const LATE_MAX: usize = 65_536;
-
-/// Deletions are added to what waits up to so many changes: what is queued behind them waits for a transaction or two.
-const WITH_DELETIONS: usize = 4_096;
 
 /// Whether the store can be written, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +191,7 @@ impl Gather {
     /// behind its deletion, stays.
     pub(super) fn queue_late(&mut self, now: u64, has_row: impl Fn(Mid) -> bool) {
         let ends_at_once = self.ends_at_once;
-        while self.changes.len() < WITH_DELETIONS
+        while self.changes.len() < TRANSACTION_ROWS_MAX
             && let Some(mids) = self.crowd.next_due(now, ends_at_once || !self.is_storing())
         {
             self.queue_neighbours(mids);

@@ -39,8 +39,8 @@ pub(super) fn load(connection: &Connection, first_mid: Mid, findings: &Findings,
         findings.note(Kind::RowsDamaged, text);
     }
     let Left { ended, orphans } = load_messages(connection, &known, findings, take)?;
-    tidy("orphans", delete(connection, &orphans, |messages| messages.delete_endings(&orphans)));
-    tidy("ended", delete(connection, &ended, |messages| messages.delete(ended.clone())));
+    tidy("orphans", delete(connection, orphans.len(), |messages| messages.delete_endings(&orphans)));
+    tidy("ended", delete(connection, ended.len(), |messages| messages.delete(ended)));
     each_row(connection, keys::ALL, "opts_id", findings, &mut |row| {
         take(Restored::Key(keys::get(row)?));
         Ok(())
@@ -161,14 +161,14 @@ fn each_row(
     Ok(())
 }
 
-fn delete(connection: &Connection, mids: &[Mid], work: impl FnOnce(&mut Messages<'_>) -> Result<()>) -> Result<usize> {
-    if mids.is_empty() {
+fn delete(connection: &Connection, count: usize, work: impl FnOnce(&mut Messages<'_>) -> Result<()>) -> Result<usize> {
+    if count == 0 {
         return Ok(0);
     }
     let transaction = connection.unchecked_transaction()?;
     work(&mut Messages::new(&transaction))?;
     transaction.commit()?;
-    Ok(mids.len())
+    Ok(count)
 }
 
 /// What is left over may stay when the disk is full: it does no harm.

@@ -12,7 +12,7 @@ use crate::store::check::Check;
 use crate::store::columns::{get_mid, get_number, get_text, mid, number, verify};
 use crate::store::findings::Findings;
 use crate::store::recent::Recent;
-use crate::store::segment::{Draft, Item, Segment, Whole};
+use crate::store::segment::{BODIES, CRC, Draft, HEADS, Item, Segment, Whole};
 
 /// All segments without their bodies, oldest first, for [`each_owed`].
 pub(super) const ALL: &str = "SELECT mid, last, expires, ts, heads, crc FROM segment ORDER BY mid";
@@ -131,8 +131,7 @@ impl<'c> Messages<'c> {
     fn insert_within(&mut self, key: Mid, messages: &[Saved<'_>]) -> Result<bool> {
         // Before anything is changed: nothing may fail for the sake of a message behind that.
         for (message, receivers) in messages {
-            self.draft.clear();
-            self.draft.push(message, receivers)?;
+            self.draft.check(message, receivers)?;
         }
         let read = self.connection.prepare_cached(FIND_WHOLE)?.query_row([mid(key)], get_whole);
         let Some(mut all) = read.optional().or_else(nothing_unreadable)? else { return Ok(false) };
@@ -300,7 +299,8 @@ pub(super) fn get_whole(row: &Row<'_>) -> Result<Vec<(Message, Vec<Owed>)>> {
     let (segment, bodies) = (get_segment(row)?, get_text(row, BODIES)?);
     let whole = |item: Result<Item<'_>>| {
         let item = item?;
-        Ok((segment.message(&item, bodies)?, segment.head(&item)?.receivers()?))
+        let (message, head) = segment.message(&item, bodies)?;
+        Ok((message, head.receivers()?))
     };
     segment.items()?.map(whole).collect()
 }
@@ -333,9 +333,6 @@ pub(super) fn read(connection: &Connection, mids: &[Mid], recent: &mut Recent, f
     Ok(messages)
 }
 
-/// The column of the bodies in a row that is read whole.
-const BODIES: usize = 6;
-
 /// Reads a row of [`ALL`] or [`ALL_WHOLE`] but for the bodies.
 fn get_segment<'r>(row: &'r Row<'_>) -> Result<Segment<'r>> {
     let segment = Segment {
@@ -343,9 +340,9 @@ fn get_segment<'r>(row: &'r Row<'_>) -> Result<Segment<'r>> {
         last: get_mid(row, 1)?,
         expires: get_number(row, 2)?,
         ts: get_number(row, 3)?,
-        heads: get_text(row, 4)?,
+        heads: get_text(row, HEADS)?,
     };
-    segment.verify(row.get(5)?)?;
+    segment.verify(row.get(CRC)?)?;
     Ok(segment)
 }
 

@@ -1,8 +1,7 @@
 //! A segment: messages that were stored together, as the columns of one row. Statements about it are in `messages.rs`.
 //!
-//! A row for each message costs more than the message: a hundred bytes are written in a tenth of the time in which SQLite finds the
-//! place for a row, and a session that catches up reads many. A segment fills a page of the file, so that it is read, and deleted,
-//! with one.
+//! A row for each message costs more than the message, and a session that catches up reads many. A segment fills a page of the file, so
+//! that it is read, and deleted, with one.
 //!
 //! `heads` and `bodies` are JSON arrays, an item a line, so that people can read them with SQLite alone and this program skips lines.
 //! An item of `heads` says `[mid, bytes, expires, ts, check, receipt, receivers, publisher, topics, topic_of]`: mid, expiry and time
@@ -22,10 +21,10 @@ use crate::store::columns::{ReceiversText, altered, as_alias, as_receivers, as_t
 /// Bytes of `heads` and `bodies` together, unless one message needs more: with the other columns they fill a page of the file.
 const BYTES_MAX: usize = 4_000;
 
-/// Where the columns stand, for errors.
-const HEADS: usize = 4;
-const CRC: usize = 5;
-const BODIES: usize = 6;
+/// Where columns stand in a row that is read.
+pub(super) const HEADS: usize = 4;
+pub(super) const CRC: usize = 5;
+pub(super) const BODIES: usize = 6;
 
 /// What an array begins with, what stands between its items, and its end.
 const OPEN: &str = "[\n";
@@ -92,14 +91,14 @@ impl<'r> Segment<'r> {
         rest.is_empty().then_some(Head { expires, ts, check, receipt, receivers, publisher, topics, topic_of })
     }
 
-    /// A message whole, its body out of the row's bodies.
-    pub(super) fn message(&self, item: &Item<'r>, bodies: &str) -> Result<Message> {
+    /// A message whole and what else its head says, its body out of the row's bodies.
+    pub(super) fn message(&self, item: &Item<'r>, bodies: &str) -> Result<(Message, Head<'r>)> {
         let head = self.head(item)?;
         let body = bodies.get(item.body.clone()).ok_or_else(|| unreadable(BODIES, "a body is missing"))?;
         if body_check(body) != head.check {
             return Err(altered(BODIES));
         }
-        Ok(Message {
+        let message = Message {
             mid: item.mid,
             expires: head.expires,
             ts: head.ts,
@@ -107,7 +106,8 @@ impl<'r> Segment<'r> {
             publisher: head.publisher()?,
             topics: head.topics.map_or(Ok(Box::default()), |names| as_topics(names, HEADS))?,
             body: body.into(),
-        })
+        };
+        Ok((message, head))
     }
 }
 
@@ -199,7 +199,7 @@ impl Whole {
         let place = &self.places[self.places.binary_search_by_key(&mid, |place| place.mid).ok()?];
         let segment = Segment { mid: self.mid, last: self.last, expires: self.expires, ts: self.ts, heads: &self.heads };
         let item = Item::read(self.heads.get(place.line.clone())?, self.mid, place.body_at)?;
-        Some(segment.message(&item, &self.bodies))
+        Some(segment.message(&item, &self.bodies).map(|(message, _)| message))
     }
 
     /// Its key.
@@ -269,8 +269,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Adds a message, which must have a higher number than those before. False: the segment is full, and it was not added.
     pub(super) fn push(&mut self, message: &Message, receivers: &[Owed]) -> Result<bool> {
-        self.receivers.write(receivers)?;
-        let _ = (number(message.expires)?, number(message.ts)?);
+        self.check(message, receivers)?;
         let (heads, bodies) = (self.heads.len(), self.bodies.len());
         let is_first = heads == 0;
         if is_first {
@@ -287,6 +286,12 @@ impl Draft {
         }
         self.last = message.mid;
         Ok(true)
+    }
+
+    /// Whether a message can be stored: an error for its own sake.
+    pub(super) fn check(&mut self, message: &Message, receivers: &[Owed]) -> Result<()> {
+        let _ = (number(message.expires)?, number(message.ts)?);
+        self.receivers.write(receivers)
     }
 
     fn push_head(&mut self, message: &Message) {
@@ -488,7 +493,8 @@ mod tests {
             let segment = self.segment();
             let whole = |item: Result<Item<'_>>| {
                 let item = item?;
-                Ok((segment.message(&item, &self.bodies)?, segment.head(&item)?.receivers()?))
+                let (message, head) = segment.message(&item, &self.bodies)?;
+                Ok((message, head.receivers()?))
             };
             segment.items()?.map(whole).collect()
         }

@@ -3,13 +3,12 @@
 
 use rusqlite::{Connection, Result};
 
-use crate::hub::storage::{Batch, Change, Owed};
+use crate::hub::storage::{Batch, Change};
 use crate::names::Mid;
-use crate::protocol::frame::Message;
 use crate::store::cause::{Cause, cause};
 use crate::store::connection::{Checkpoint, checkpoint, vacuum};
 use crate::store::door_log::Bound;
-use crate::store::messages::Messages;
+use crate::store::messages::{Messages, Saved};
 use crate::store::meta::Counters;
 use crate::store::{aliases, door_log, keys, reports};
 
@@ -100,11 +99,11 @@ pub(super) fn undo(connection: &Connection, mids: &[Mid]) -> Result<()> {
 fn write_whole(connection: &Connection, batch: &Batch, changes: &[Change], mid_block: u64, kept: &mut Kept) -> Result<()> {
     let transaction = Begun::new(connection)?;
     let mut messages = Messages::new(connection);
-    // Together, so that they share segments, and before what may be about them.
-    let mut saves = Vec::new();
-    for run in changes.chunk_by(is_alike) {
+    // Together, so that they share segments, and before deletions, which may be of them.
+    let mut saves: Vec<Saved<'_>> = Vec::new();
+    for run in changes.chunk_by(|one, next| deleted(one).and(deleted(next)).is_some()) {
         match run {
-            [Change::SaveMessage { .. }, ..] => saves.extend(run.iter().filter_map(saved)),
+            [Change::SaveMessage { message, receivers }] => saves.push((message, receivers)),
             [Change::DeleteMessage(_), ..] => {
                 messages.save(std::mem::take(&mut saves))?;
                 messages.delete(run.iter().filter_map(deleted).collect())?;
@@ -141,16 +140,6 @@ fn write_by_row(connection: &Connection, batch: &Batch, mid_block: u64, kept: &m
     kept.counters.save(connection, batch, mid_block)?;
     transaction.commit()?;
     Ok(refused)
-}
-
-/// Changes that are written together where they follow on each other.
-fn is_alike(one: &Change, next: &Change) -> bool {
-    deleted(one).and(deleted(next)).is_some() || saved(one).and(saved(next)).is_some()
-}
-
-/// The message that a change saves, and who is owed it.
-fn saved(change: &Change) -> Option<(&Message, &[Owed])> {
-    if let Change::SaveMessage { message, receivers } = change { Some((message, receivers)) } else { None }
 }
 
 /// The message that a change deletes.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::scene::*;
 use crate::hub::owing::Walk;
 use crate::limits::{DELIVERIES_PER_TURN_MAX, Limits};
-use crate::names::Mid;
+use crate::names::{LinkId, Mid};
 use crate::protocol::frame::DoorKind;
 use crate::protocol::refusal::{Code, Refusal};
 
@@ -83,7 +83,20 @@ fn an_alias_is_forgotten_behind_its_endings() {
     assert_eq!(scene.ms(1_100), ["commit end 1 a1; forget a1"]);
 }
 
-/// The deletions that a commit of the store begins with.
+/// So many messages that are stored for `a`, numbered from 1 on and pushed to the session that has come since.
+fn pushed(count: u64) -> (Scene, LinkId) {
+    let mut scene = Scene::new();
+    let publisher = scene.open();
+    for _ in 0..count {
+        scene.send(publisher, [to(&["a"]).frame()]);
+    }
+    scene.settle();
+    let a = scene.session("a");
+    scene.settle();
+    (scene, a)
+}
+
+/// The deletions among the changes of a commit.
 fn deleted(effects: &[String]) -> Vec<String> {
     let commits = effects.iter().filter_map(|effect| effect.strip_prefix("commit "));
     commits.flat_map(|changes| changes.split("; ").filter(|change| change.starts_with("delete "))).map(str::to_owned).collect()
@@ -91,14 +104,7 @@ fn deleted(effects: &[String]) -> Vec<String> {
 
 #[test]
 fn a_crowd_of_deletions_waits_for_those_of_its_neighbours_and_a_few_do_not() {
-    let mut scene = Scene::new();
-    let publisher = scene.open();
-    for _ in 0..700 {
-        scene.send(publisher, [to(&["a"]).frame()]);
-    }
-    scene.settle();
-    let a = scene.session("a");
-    scene.settle();
+    let (mut scene, a) = pushed(700);
     // Few at once.
     let few: Vec<u64> = (1..=256).collect();
     assert_eq!(deleted(&scene.send(a, [ack(&few)])).len(), 256);
@@ -124,14 +130,7 @@ fn a_crowd_of_deletions_waits_for_those_of_its_neighbours_and_a_few_do_not() {
 #[test]
 fn what_waits_for_the_crowd_is_written_for_a_barrier_at_the_end_and_before_its_alias_is_forgotten() {
     for how in ["barrier", "end", "forgotten"] {
-        let mut scene = Scene::new();
-        let publisher = scene.open();
-        for _ in 0..300 {
-            scene.send(publisher, [to(&["a"]).frame()]);
-        }
-        scene.settle();
-        let a = scene.session("a");
-        scene.settle();
+        let (mut scene, a) = pushed(300);
         let all: Vec<u64> = (1..=300).collect();
         assert_eq!(scene.send(a, [ack(&all)]), ["ready 1"]);
         assert!(!scene.hub.is_settled());
