@@ -101,7 +101,7 @@ impl<'a> Restorer<'a> {
             stored.left += 1;
         }
         if stored.left == 0 {
-            hub.gather.queue(crate::hub::storage::Change::DeleteMessage(mid));
+            hub.gather.delete(mid, hub.now.mono);
             return;
         }
         hub.deliveries += stored.left as usize;

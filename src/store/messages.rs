@@ -12,7 +12,7 @@ use crate::store::check::Check;
 use crate::store::columns::{get_mid, get_number, get_text, mid, number, verify};
 use crate::store::findings::Findings;
 use crate::store::recent::Recent;
-use crate::store::segment::{BODIES, CRC, Draft, HEADS, Item, Segment, Whole};
+use crate::store::segment::{BODIES, Base, CRC, Draft, HEADS, Item, Segment, Whole};
 
 /// All segments without their bodies, oldest first, for [`each_owed`].
 pub(super) const ALL: &str = "SELECT mid, last, expires, ts, heads, crc FROM segment ORDER BY mid";
@@ -121,8 +121,9 @@ impl<'c> Messages<'c> {
         let sql = "INSERT INTO segment (mid, last, expires, ts, heads, crc, bodies) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
         let mut insert = self.connection.prepare_cached(sql)?;
         self.draft.finish(|segment, bodies| {
-            let (expires, ts) = (number(segment.expires)?, number(segment.ts)?);
-            insert.execute((mid(segment.mid), mid(segment.last), expires, ts, segment.heads, segment.check(), bodies)).map(drop)
+            let Base { mid: key, last, expires, ts } = segment.base;
+            let (expires, ts) = (number(expires)?, number(ts)?);
+            insert.execute((mid(key), mid(last), expires, ts, segment.heads, segment.check(), bodies)).map(drop)
         })
     }
 
@@ -192,7 +193,7 @@ impl<'c> Messages<'c> {
             }
         }
         if left.is_empty() {
-            return self.delete_segment(segment.mid);
+            return self.delete_segment(key);
         }
         if !is_touched {
             return Ok(());
@@ -203,7 +204,7 @@ impl<'c> Messages<'c> {
             self.draft.keep(item, bodies)?;
         }
         let mut write = self.connection.prepare_cached("UPDATE segment SET last = ?2, heads = ?3, crc = ?4, bodies = ?5 WHERE mid = ?1")?;
-        self.draft.finish(|kept, bodies| write.execute((mid(kept.mid), mid(kept.last), kept.heads, kept.check(), bodies)).map(drop))
+        self.draft.finish(|kept, bodies| write.execute((mid(key), mid(kept.base.last), kept.heads, kept.check(), bodies)).map(drop))
     }
 
     fn delete_segment(&self, key: Mid) -> Result<()> {
@@ -335,13 +336,8 @@ pub(super) fn read(connection: &Connection, mids: &[Mid], recent: &mut Recent, f
 
 /// Reads a row of [`ALL`] or [`ALL_WHOLE`] but for the bodies.
 fn get_segment<'r>(row: &'r Row<'_>) -> Result<Segment<'r>> {
-    let segment = Segment {
-        mid: get_mid(row, 0)?,
-        last: get_mid(row, 1)?,
-        expires: get_number(row, 2)?,
-        ts: get_number(row, 3)?,
-        heads: get_text(row, HEADS)?,
-    };
+    let base = Base { mid: get_mid(row, 0)?, last: get_mid(row, 1)?, expires: get_number(row, 2)?, ts: get_number(row, 3)? };
+    let segment = Segment { base, heads: get_text(row, HEADS)? };
     segment.verify(row.get(CRC)?)?;
     Ok(segment)
 }

@@ -35,9 +35,9 @@ const CLOSE: &str = "\n]";
 const SEGMENT: Check = Check::of("segment");
 const BODY: Check = Check::of("body");
 
-/// A row without its bodies, as read.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Segment<'r> {
+/// The numbers of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Base {
     /// Its key: none of its messages has a lower number.
     pub(super) mid: Mid,
     /// The number of its last message.
@@ -46,6 +46,13 @@ pub(super) struct Segment<'r> {
     pub(super) expires: u64,
     /// Likewise, wall clock, ms.
     pub(super) ts: u64,
+}
+
+/// A row without its bodies, as read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Segment<'r> {
+    /// Its numbers.
+    pub(super) base: Base,
     /// An item for each message, ascending.
     pub(super) heads: &'r str,
 }
@@ -53,8 +60,8 @@ pub(super) struct Segment<'r> {
 impl<'r> Segment<'r> {
     /// The check of all columns but the bodies, each of which has its own in its head.
     pub(super) fn check(&self) -> u32 {
-        let check = SEGMENT.number(self.mid.number()).number(self.last.number()).number(self.expires).number(self.ts);
-        check.text(self.heads).end()
+        let Base { mid, last, expires, ts } = self.base;
+        SEGMENT.number(mid.number()).number(last.number()).number(expires).number(ts).text(self.heads).end()
     }
 
     /// Holds it against the check that was read with it.
@@ -66,7 +73,7 @@ impl<'r> Segment<'r> {
     pub(super) fn items(&self) -> Result<Items<'r>> {
         let inner = self.heads.strip_prefix(OPEN).and_then(|heads| heads.strip_suffix(CLOSE));
         let lines = inner.ok_or_else(|| unreadable(HEADS, "no list of heads"))?.split('\n');
-        Ok(Items { lines, first: self.mid, body_at: OPEN.len() })
+        Ok(Items { lines, first: self.base.mid, body_at: OPEN.len() })
     }
 
     /// Reads the whole of an item.
@@ -76,8 +83,8 @@ impl<'r> Segment<'r> {
 
     fn try_head(&self, item: &Item<'r>) -> Option<Head<'r>> {
         let mut rest = item.rest;
-        let expires = self.expires.checked_add_signed(signed(&mut rest)?)?;
-        let ts = self.ts.checked_add_signed(signed(&mut rest)?)?;
+        let expires = self.base.expires.checked_add_signed(signed(&mut rest)?)?;
+        let ts = self.base.ts.checked_add_signed(signed(&mut rest)?)?;
         let check = u32::try_from(unsigned(&mut rest)?).ok()?;
         let receipt = unsigned(&mut rest)? == 1;
         let receivers = value(&mut rest)?;
@@ -161,10 +168,7 @@ impl<'r> Item<'r> {
 
 /// A segment as it is kept for some time.
 pub(super) struct Whole {
-    mid: Mid,
-    last: Mid,
-    expires: u64,
-    ts: u64,
+    base: Base,
     heads: Box<str>,
     bodies: Box<str>,
     places: Box<[Place]>,
@@ -190,26 +194,25 @@ impl Whole {
             Ok(Place { mid: item.mid, line, body_at: item.body.start })
         };
         let places = segment.items()?.map(place).collect::<Result<_>>()?;
-        let Segment { mid, last, expires, ts, heads } = *segment;
-        Ok(Whole { mid, last, expires, ts, heads: heads.into(), bodies: bodies.into(), places })
+        Ok(Whole { base: segment.base, heads: segment.heads.into(), bodies: bodies.into(), places })
     }
 
     /// The message of that number, if it has it.
     pub(super) fn message(&self, mid: Mid) -> Option<Result<Message>> {
         let place = &self.places[self.places.binary_search_by_key(&mid, |place| place.mid).ok()?];
-        let segment = Segment { mid: self.mid, last: self.last, expires: self.expires, ts: self.ts, heads: &self.heads };
-        let item = Item::read(self.heads.get(place.line.clone())?, self.mid, place.body_at)?;
+        let segment = Segment { base: self.base, heads: &self.heads };
+        let item = Item::read(self.heads.get(place.line.clone())?, self.base.mid, place.body_at)?;
         Some(segment.message(&item, &self.bodies).map(|(message, _)| message))
     }
 
     /// Its key.
     pub(super) fn key(&self) -> Mid {
-        self.mid
+        self.base.mid
     }
 
     /// The number of its last message.
     pub(super) fn last(&self) -> Mid {
-        self.last
+        self.base.last
     }
 
     /// The memory that it takes.
@@ -257,10 +260,7 @@ impl Head<'_> {
 /// A segment that is being put together. Its buffers are kept from one to the next.
 #[derive(Default)]
 pub(super) struct Draft {
-    mid: Mid,
-    last: Mid,
-    expires: u64,
-    ts: u64,
+    base: Base,
     heads: String,
     bodies: String,
     receivers: ReceiversText,
@@ -275,7 +275,7 @@ impl Draft {
         if is_first {
             self.heads.reserve(BYTES_MAX / 2);
             self.bodies.reserve(BYTES_MAX);
-            (self.mid, self.expires, self.ts) = (message.mid, message.expires, message.ts);
+            self.base = Base { mid: message.mid, last: message.mid, expires: message.expires, ts: message.ts };
         }
         self.push_head(message);
         self.push_body(&message.body);
@@ -284,7 +284,7 @@ impl Draft {
             self.bodies.truncate(bodies);
             return Ok(false);
         }
-        self.last = message.mid;
+        self.base.last = message.mid;
         Ok(true)
     }
 
@@ -298,11 +298,11 @@ impl Draft {
         let heads = &mut self.heads;
         heads.push_str(if heads.is_empty() { OPEN } else { NEXT });
         heads.push('[');
-        push_number(heads, message.mid.number() - self.mid.number());
+        push_number(heads, message.mid.number() - self.base.mid.number());
         heads.push(',');
         push_number(heads, message.body.len() as u64);
-        push_difference(heads, message.expires, self.expires);
-        push_difference(heads, message.ts, self.ts);
+        push_difference(heads, message.expires, self.base.expires);
+        push_difference(heads, message.ts, self.base.ts);
         heads.push(',');
         push_number(heads, body_check(&message.body).into());
         heads.push_str(if message.receipt { ",1," } else { ",0," });
@@ -332,7 +332,7 @@ impl Draft {
     /// Begins a segment that holds some of another's messages, added by [`Draft::keep`], in its place.
     pub(super) fn begin(&mut self, of: &Segment<'_>) {
         self.clear();
-        (self.mid, self.last, self.expires, self.ts) = (of.mid, of.last, of.expires, of.ts);
+        self.base = of.base;
     }
 
     /// Adds a message of the other segment as it stands there.
@@ -341,7 +341,7 @@ impl Draft {
         self.heads.push_str(if self.heads.is_empty() { OPEN } else { NEXT });
         self.heads.push_str(item.line);
         self.push_body(body);
-        self.last = item.mid;
+        self.base.last = item.mid;
         Ok(())
     }
 
@@ -360,8 +360,7 @@ impl Draft {
     pub(super) fn finish<T>(&mut self, write: impl FnOnce(&Segment<'_>, &str) -> T) -> T {
         self.heads.push_str(CLOSE);
         self.bodies.push_str(CLOSE);
-        let Draft { mid, last, expires, ts, ref heads, ref bodies, .. } = *self;
-        let written = write(&Segment { mid, last, expires, ts, heads }, bodies);
+        let written = write(&Segment { base: self.base, heads: &self.heads }, &self.bodies);
         self.clear();
         written
     }
@@ -477,15 +476,14 @@ mod tests {
 
     /// What a row holds.
     struct Row {
-        segment: (Mid, Mid, u64, u64),
+        base: Base,
         heads: String,
         bodies: String,
     }
 
     impl Row {
         fn segment(&self) -> Segment<'_> {
-            let (mid, last, expires, ts) = self.segment;
-            Segment { mid, last, expires, ts, heads: &self.heads }
+            Segment { base: self.base, heads: &self.heads }
         }
 
         /// Its messages and who is owed each.
@@ -501,11 +499,7 @@ mod tests {
     }
 
     fn finish(draft: &mut Draft) -> Row {
-        draft.finish(|segment, bodies| Row {
-            segment: (segment.mid, segment.last, segment.expires, segment.ts),
-            heads: segment.heads.to_owned(),
-            bodies: bodies.to_owned(),
-        })
+        draft.finish(|segment, bodies| Row { base: segment.base, heads: segment.heads.to_owned(), bodies: bodies.to_owned() })
     }
 
     fn rows(messages: &[(Message, Vec<Owed>)]) -> Vec<Row> {
@@ -560,7 +554,7 @@ mod tests {
                     assert_eq!(items.len(), count, "people read it with SQLite");
                 }
             }
-            assert!(rows.windows(2).all(|pair| pair[0].segment.1 < pair[1].segment.0), "seed {seed}: they do not overlap");
+            assert!(rows.windows(2).all(|pair| pair[0].base.last < pair[1].base.mid), "seed {seed}: they do not overlap");
         }
     }
 
@@ -598,8 +592,8 @@ mod tests {
                 let left = finish(&mut draft);
                 let expected: Vec<_> = all.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(one, _)| one).collect();
                 assert!(left.all().unwrap() == expected, "seed {seed}");
-                assert_eq!(left.segment.0, row.segment.0, "the key stays");
-                assert_eq!(left.segment.1, expected[expected.len() - 1].0.mid);
+                assert_eq!(left.base.mid, row.base.mid, "the key stays");
+                assert_eq!(left.base.last, expected[expected.len() - 1].0.mid);
             }
         }
     }
@@ -624,7 +618,7 @@ mod tests {
             }
             let _ = row.all();
             if let Ok(whole) = Whole::new(&row.segment(), &row.bodies) {
-                let _ = whole.message(row.segment.1);
+                let _ = whole.message(row.base.last);
             }
         }
     }
@@ -643,12 +637,12 @@ mod tests {
             }
         }
         for altered in [
-            Segment { mid: Mid::new(4), ..row.segment() },
-            Segment { last: Mid::new(7), ..row.segment() },
-            Segment { expires: 901, ..row.segment() },
-            Segment { ts: 1, ..row.segment() },
+            Base { mid: Mid::new(4), ..row.base },
+            Base { last: Mid::new(7), ..row.base },
+            Base { expires: 901, ..row.base },
+            Base { ts: 1, ..row.base },
         ] {
-            assert!(altered.verify(crc).is_err());
+            assert!(Segment { base: altered, heads: &row.heads }.verify(crc).is_err());
         }
         let bodies = row.bodies.replace('a', "c");
         let item = row.segment().items().unwrap().next().unwrap().unwrap();
